@@ -1,0 +1,219 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0 OR GPL-2.0
+//! The one door to the memory of a region.
+//!
+//! Everything the core reads or stores goes through [`Region`]; a test that implements it sees
+//! every store in program order. This is the only file of the crate with `unsafe` in it, and no
+//! reference into the region ever exists: other CPUs, other processes and user mappings may write
+//! there at any time.
+
+#![allow(unsafe_code)]
+
+use crate::error::{Error, Result};
+use core::ptr::NonNull;
+use core::sync::atomic::{AtomicU64, Ordering};
+
+/// A contiguous run of memory that outlives us. Offsets are bytes from its start.
+///
+/// Every method checks its bounds and answers [`Error::Corrupt`] outside of them: an offset comes
+/// from the region itself as often as not, and is an allegation until checked.
+pub trait Region: Sync {
+    /// Length in bytes, a multiple of 4096, the same for the life of the value.
+    fn len(&self) -> u64;
+
+    /// True for a region of no bytes.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Loads the little-endian word at `off` (a multiple of 8), with Acquire order.
+    fn load(&self, off: u64) -> Result<u64>;
+
+    /// Stores a little-endian word at `off` (a multiple of 8), undivided, with Release order:
+    /// whoever sees it sees every store made before it.
+    fn store(&self, off: u64, value: u64) -> Result<()>;
+
+    /// Replaces the word at `off` if it is `old`. `Ok(Err(found))` where it was not.
+    fn compare_exchange(
+        &self,
+        off: u64,
+        old: u64,
+        new: u64,
+    ) -> Result<core::result::Result<(), u64>>;
+
+    /// Copies bytes out of the region.
+    fn read(&self, off: u64, buf: &mut [u8]) -> Result<()>;
+
+    /// Copies bytes into the region, in no particular order of their own, but before any later
+    /// [`Region::store`]. Aligned 8-byte words are not torn.
+    fn write(&self, off: u64, buf: &[u8]) -> Result<()>;
+
+    /// Stores zeros.
+    fn zero(&self, off: u64, len: u64) -> Result<()>;
+
+    /// Copies `len` bytes inside the region between ranges that do not overlap.
+    fn copy(&self, from: u64, to: u64, len: u64) -> Result<()>;
+}
+
+/// Is `off..off+len` inside `0..size`?
+#[inline]
+fn check(size: u64, off: u64, len: u64) -> Result<()> {
+    match off.checked_add(len) {
+        Some(end) if end <= size => Ok(()),
+        _ => Err(Error::corrupt(off, "offset outside the region")),
+    }
+}
+
+/// A region that is mapped into this address space.
+#[derive(Debug)]
+pub struct MappedRegion {
+    base: NonNull<u8>,
+    len: u64,
+}
+
+// SAFETY: the value is only an address and a length; every access goes through raw pointers or
+// atomics, and `MappedRegion::new` demands that the memory be usable from any thread.
+unsafe impl Send for MappedRegion {}
+// SAFETY: as for `Send`; methods take `&self` and make no reference into the memory.
+unsafe impl Sync for MappedRegion {}
+
+impl MappedRegion {
+    /// Wraps mapped memory.
+    ///
+    /// # Safety
+    /// `base` is aligned to 4096, and `len` (a multiple of 4096, at most `isize::MAX`) bytes from
+    /// it stay mapped, readable and (unless nothing is ever stored) writable as long as the value
+    /// lives, from every thread. No Rust reference to any of these bytes exists meanwhile.
+    #[must_use]
+    pub const unsafe fn new(base: NonNull<u8>, len: u64) -> Self {
+        MappedRegion { base, len }
+    }
+
+    /// Address of the first byte, for whoever made the mapping.
+    #[must_use]
+    pub const fn base(&self) -> NonNull<u8> {
+        self.base
+    }
+
+    #[inline]
+    fn ptr(&self, off: u64, len: u64) -> Result<*mut u8> {
+        check(self.len, off, len)?;
+        // SAFETY: `off <= self.len <= isize::MAX`, so the result lies inside the mapping (or one
+        // past its end for an empty range), which is one allocation by the contract of `new`.
+        Ok(unsafe { self.base.as_ptr().add(off as usize) })
+    }
+
+    #[inline]
+    fn word(&self, off: u64) -> Result<&AtomicU64> {
+        if off % 8 != 0 {
+            return Err(Error::corrupt(off, "unaligned word"));
+        }
+        let p = self.ptr(off, 8)?;
+        // SAFETY: `p` is valid for 8 bytes for the life of `self` and, base being page-aligned and
+        // `off` a multiple of 8, aligned. All word accesses of this process are atomic; an
+        // `AtomicU64` is a permitted view of memory that others change.
+        Ok(unsafe { AtomicU64::from_ptr(p.cast()) })
+    }
+}
+
+impl Region for MappedRegion {
+    #[inline]
+    fn len(&self) -> u64 {
+        self.len
+    }
+
+    #[inline]
+    fn load(&self, off: u64) -> Result<u64> {
+        Ok(u64::from_le(self.word(off)?.load(Ordering::Acquire)))
+    }
+
+    #[inline]
+    fn store(&self, off: u64, value: u64) -> Result<()> {
+        self.word(off)?.store(value.to_le(), Ordering::Release);
+        Ok(())
+    }
+
+    fn compare_exchange(
+        &self,
+        off: u64,
+        old: u64,
+        new: u64,
+    ) -> Result<core::result::Result<(), u64>> {
+        let word = self.word(off)?;
+        let done = word.compare_exchange(
+            old.to_le(),
+            new.to_le(),
+            Ordering::AcqRel,
+            Ordering::Acquire,
+        );
+        Ok(done.map(|_| ()).map_err(u64::from_le))
+    }
+
+    #[inline]
+    fn read(&self, off: u64, buf: &mut [u8]) -> Result<()> {
+        let p = self.ptr(off, buf.len() as u64)?;
+        // SAFETY: `p` is valid for `buf.len()` bytes; `buf` is Rust memory and so, by the contract
+        // of `new`, disjoint from the region. A concurrent writer can make the bytes a mix of old
+        // and new; they are plain `u8`, valid whatever they hold, and nothing is derived from two
+        // reads of the same place.
+        unsafe { core::ptr::copy_nonoverlapping(p.cast_const(), buf.as_mut_ptr(), buf.len()) };
+        Ok(())
+    }
+
+    #[inline]
+    fn write(&self, off: u64, buf: &[u8]) -> Result<()> {
+        let p = self.ptr(off, buf.len() as u64)?;
+        // SAFETY: as in `read`, with the directions exchanged.
+        unsafe { core::ptr::copy_nonoverlapping(buf.as_ptr(), p, buf.len()) };
+        Ok(())
+    }
+
+    fn zero(&self, off: u64, len: u64) -> Result<()> {
+        let p = self.ptr(off, len)?;
+        // SAFETY: `p` is valid for `len` bytes, and `len <= isize::MAX` fits in `usize`.
+        unsafe { core::ptr::write_bytes(p, 0, len as usize) };
+        Ok(())
+    }
+
+    fn copy(&self, from: u64, to: u64, len: u64) -> Result<()> {
+        let src = self.ptr(from, len)?;
+        let dst = self.ptr(to, len)?;
+        if from.abs_diff(to) < len {
+            return Err(Error::Invalid);
+        }
+        // SAFETY: both are valid for `len` bytes, and the test above shows them disjoint.
+        unsafe { core::ptr::copy_nonoverlapping(src.cast_const(), dst, len as usize) };
+        Ok(())
+    }
+}
+
+impl<T: Region + ?Sized> Region for &T {
+    fn len(&self) -> u64 {
+        (**self).len()
+    }
+    fn load(&self, off: u64) -> Result<u64> {
+        (**self).load(off)
+    }
+    fn store(&self, off: u64, value: u64) -> Result<()> {
+        (**self).store(off, value)
+    }
+    fn compare_exchange(
+        &self,
+        off: u64,
+        old: u64,
+        new: u64,
+    ) -> Result<core::result::Result<(), u64>> {
+        (**self).compare_exchange(off, old, new)
+    }
+    fn read(&self, off: u64, buf: &mut [u8]) -> Result<()> {
+        (**self).read(off, buf)
+    }
+    fn write(&self, off: u64, buf: &[u8]) -> Result<()> {
+        (**self).write(off, buf)
+    }
+    fn zero(&self, off: u64, len: u64) -> Result<()> {
+        (**self).zero(off, len)
+    }
+    fn copy(&self, from: u64, to: u64, len: u64) -> Result<()> {
+        (**self).copy(from, to, len)
+    }
+}
