@@ -9,9 +9,11 @@
 #[cfg(feature = "check")]
 extern crate alloc;
 
+mod bytes;
 mod error;
 mod fs;
 mod host;
+pub mod layout;
 mod region;
 mod types;
 
