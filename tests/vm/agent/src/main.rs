@@ -1,0 +1,24 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0 OR GPL-2.0
+//! `/init` of a lab guest.
+//!
+//! As PID 1 it makes a small system (mounts, modules, loopback), starts itself again as the agent
+//! and then does nothing but reap children: a zombie left behind would keep its PID from a later
+//! restore. The agent serves the host over a virtio port; see the library for the protocol.
+
+mod agent;
+mod boot;
+mod memory;
+
+fn main() {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let result = match args.first().map(String::as_str) {
+        Some("agent") => agent::serve().map_err(|error| error.to_string()),
+        Some("memory") => memory::main(&args[1..]),
+        _ if std::process::id() == 1 => boot::run(),
+        _ => Err("meant to be the /init of a lab guest".to_owned()),
+    };
+    if let Err(error) = result {
+        eprintln!("lab-agent: {error}");
+        std::process::exit(1);
+    }
+}

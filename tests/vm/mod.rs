@@ -1,0 +1,29 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0 OR GPL-2.0
+//! What happens to RP-RAMFS under real kernels: one scenario, one file.
+//!
+//! `cargo xtask vm list` names them, `cargo xtask vm run NAME` runs one.
+
+mod boot;
+mod kexec_keeps_region;
+
+use crate::lab::Lab;
+use anyhow::Result;
+
+pub struct Scenario {
+    pub name: &'static str,
+    pub about: &'static str,
+    pub run: fn(&Lab) -> Result<()>,
+}
+
+pub const SCENARIOS: &[Scenario] = &[
+    Scenario {
+        name: "boot",
+        about: "every kernel boots with a region and runs commands",
+        run: boot::run,
+    },
+    Scenario {
+        name: "kexec_keeps_region",
+        about: "not a word of the region changes over kexec -s from 6.12 to 7.x",
+        run: kexec_keeps_region::run,
+    },
+];

@@ -1,0 +1,146 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0 OR GPL-2.0
+//! The initial RAM disk of a guest: archives for the userland, the kernel's modules and our own
+//! programs, compressed each for itself and put end to end, so that little is packed anew.
+
+use super::cache::{key, Cache};
+use super::cpio::Archive;
+use super::kernel::Kernel;
+use super::tools::Tools;
+use super::userland::{self, Extra};
+use anyhow::{ensure, Context, Result};
+use std::fs::{self, File};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+/// The modules every guest loads, as far as its kernel has them as modules.
+const MODULES: &[&str] = &[
+    "virtio_pci",
+    "virtio_console",
+    "virtio_net",
+    "virtio_blk",
+    "virtio_rng",
+    "fuse",
+    // What CRIU asks the kernel about sockets with, and locks the network with.
+    "unix_diag",
+    "inet_diag",
+    "tcp_diag",
+    "udp_diag",
+    "raw_diag",
+    "netlink_diag",
+    "af_packet_diag",
+    "nfnetlink",
+    "nf_tables",
+    "tun",
+    // Persistent memory and DAX, for the peers.
+    "libcrc32c",
+    "crc32c_generic",
+    "crc32c_intel",
+    "ext4",
+    "nd_e820",
+    "nd_btt",
+    "nd_pmem",
+    "device_dax",
+    "dax_pmem",
+    "loop",
+];
+
+/// What goes into an initrd.
+#[derive(Clone, Debug, Default)]
+pub struct Contents {
+    /// Modules besides the usual.
+    pub modules: Vec<String>,
+    pub extra: Extra,
+    pub tools: bool,
+    /// Files of the scenario's own: (path in the guest, file on the host).
+    pub files: Vec<(String, PathBuf)>,
+}
+
+/// Makes the initrd for a kernel and returns its path in the cache.
+pub fn make(cache: &Cache, kernel: &Kernel, tools: &Tools, contents: &Contents) -> Result<PathBuf> {
+    let userland = userland::archive(cache, &contents.extra)?;
+    let modules = modules(cache, kernel, &contents.modules)?;
+    let own = own(tools, contents)?.pack()?;
+    let name = |path: &Path| path.as_os_str().as_encoded_bytes().to_vec();
+    let key = key([name(&userland), name(&modules), own.clone()]);
+    cache.get(&format!("initrd/{key}.img"), |out| {
+        sweep(out.parent().context("a directory")?)?;
+        compress(&own, 9, out)?;
+        let own = fs::read(out)?;
+        let mut file = File::create(out)?;
+        for part in [fs::read(&userland)?, fs::read(&modules)?, own] {
+            file.write_all(&part)?;
+            file.write_all(&vec![0; part.len().next_multiple_of(4) - part.len()])?;
+        }
+        Ok(())
+    })
+}
+
+/// Every build of our tools makes new ones: keep the last few.
+fn sweep(dir: &Path) -> Result<()> {
+    const KEEP: usize = 12;
+    let mut files = Vec::new();
+    for entry in fs::read_dir(dir)? {
+        let entry = entry?;
+        if entry.path().extension().is_some_and(|ext| ext == "img") {
+            files.push((entry.metadata()?.modified()?, entry.path()));
+        }
+    }
+    files.sort();
+    let old = files.len().saturating_sub(KEEP);
+    for (_, path) in &files[..old] {
+        let _ = fs::remove_file(path);
+    }
+    Ok(())
+}
+
+fn modules(cache: &Cache, kernel: &Kernel, more: &[String]) -> Result<PathBuf> {
+    let mut wanted = MODULES.to_vec();
+    wanted.extend(more.iter().map(String::as_str));
+    let image = kernel.image.as_os_str().as_encoded_bytes();
+    let key = key([image]
+        .into_iter()
+        .chain(wanted.iter().map(|name| name.as_bytes())));
+    cache.get(
+        &format!("modules/{}-{key}.cpio.zst", kernel.release),
+        |out| {
+            println!("lab: packing the modules of {}", kernel.release);
+            let mut archive = Archive::default();
+            let mut order = String::new();
+            for (name, bytes) in kernel.modules(&wanted)? {
+                archive.text(&format!("lib/rpramfs-lab/{name}.ko"), bytes, 0o644);
+                order.push_str(&format!("{name}.ko\n"));
+            }
+            archive.text("lib/rpramfs-lab/modules.load", order, 0o644);
+            compress(&archive.pack()?, 12, out)
+        },
+    )
+}
+
+fn own(tools: &Tools, contents: &Contents) -> Result<Archive> {
+    let mut archive = Archive::default();
+    archive.file("init", &tools.agent()?)?;
+    if contents.tools {
+        for (place, file) in tools.rpramfs()? {
+            archive.file(place, &file)?;
+        }
+    }
+    for (place, file) in &contents.files {
+        archive.file(place, file)?;
+    }
+    Ok(archive)
+}
+
+pub fn compress(bytes: &[u8], level: u32, out: &Path) -> Result<()> {
+    let file = File::create(out).with_context(|| format!("{}", out.display()))?;
+    let mut zstd = Command::new("zstd")
+        .args(["-q", "-c", "-T0", &format!("-{level}")])
+        .stdin(Stdio::piped())
+        .stdout(file)
+        .spawn()
+        .context("zstd")?;
+    zstd.stdin.take().expect("piped").write_all(bytes)?;
+    let status = zstd.wait()?;
+    ensure!(status.success(), "zstd: {status}");
+    Ok(())
+}

@@ -1,0 +1,252 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0 OR GPL-2.0
+//! Boots guests and carries them over to other kernels.
+
+use super::accel::{self, Accel};
+use super::agent::Agent;
+use super::cache::Cache;
+use super::console::Console;
+use super::guest::Guest;
+use super::initrd::{self, Contents};
+use super::kernel::{Kernel, Kernels};
+use super::qemu::{self, Machine};
+use super::region::{Region, Size};
+use super::tap::Tap;
+use super::tools::Tools;
+use crate::host;
+use anyhow::{Context, Result};
+use lab_agent::Hello;
+use std::cell::OnceCell;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+/// From the machine's start to init; slow hosts under TCG need some of it.
+const BOOT_LIMIT: Duration = Duration::from_secs(120);
+
+/// What kind of guest a scenario wants.
+#[derive(Clone, Debug)]
+pub struct Boot {
+    kernel: String,
+    region: Option<Region>,
+    memory: Size,
+    cpus: u32,
+    network: bool,
+    terminal: bool,
+    arguments: Vec<String>,
+    contents: Contents,
+}
+
+impl Boot {
+    /// A guest with this kernel (`6.12`, `7.x`, …; see `Kernels::get`), two CPUs, 2 GiB of memory,
+    /// the tools of RP-RAMFS and no region.
+    pub fn new(kernel: &str) -> Boot {
+        Boot {
+            kernel: kernel.to_owned(),
+            region: None,
+            memory: Size::gib(2),
+            cpus: 2,
+            network: false,
+            terminal: false,
+            arguments: Vec::new(),
+            contents: Contents {
+                tools: true,
+                ..Contents::default()
+            },
+        }
+    }
+
+    pub fn region(mut self, region: Region) -> Boot {
+        self.region = Some(region);
+        self
+    }
+
+    /// Memory besides the region.
+    pub fn memory(mut self, memory: Size) -> Boot {
+        self.memory = memory;
+        self
+    }
+
+    pub fn cpus(mut self, cpus: u32) -> Boot {
+        self.cpus = cpus;
+        self
+    }
+
+    /// With a tap device; see `Guest::network_up`.
+    pub fn network(mut self) -> Boot {
+        self.network = true;
+        self
+    }
+
+    /// With a shell on the person's terminal.
+    pub fn terminal(mut self) -> Boot {
+        self.terminal = true;
+        self
+    }
+
+    /// Another word on the kernel's command line.
+    pub fn argument(mut self, word: &str) -> Boot {
+        self.arguments.push(word.to_owned());
+        self
+    }
+
+    /// Without mkfs.rpramfs and the others.
+    pub fn without_tools(mut self) -> Boot {
+        self.contents.tools = false;
+        self
+    }
+
+    /// Another kernel module.
+    pub fn module(mut self, name: &str) -> Boot {
+        self.contents.modules.push(name.to_owned());
+        self
+    }
+
+    /// Another program, from a package of Debian forky.
+    pub fn program(mut self, package: &str, program: &str) -> Boot {
+        self.contents.extra.packages.push(package.to_owned());
+        self.contents.extra.programs.push(program.to_owned());
+        self
+    }
+
+    /// A file of the host's in the guest.
+    pub fn file(mut self, place: &str, from: &Path) -> Boot {
+        self.contents
+            .files
+            .push((place.to_owned(), from.to_owned()));
+        self
+    }
+
+    fn command_line(&self) -> String {
+        let mut words = vec![
+            "console=ttyS0",
+            "panic=-1",
+            "oops=panic",
+            "random.trust_cpu=on",
+        ];
+        if self.terminal {
+            words.push("rpramfs.shell");
+        }
+        let region = self.region.map(|region| region.argument());
+        words.extend(region.as_deref());
+        words.extend(self.arguments.iter().map(String::as_str));
+        words.join(" ")
+    }
+}
+
+pub struct Lab {
+    cache: Cache,
+    kernels: OnceCell<Kernels>,
+    tools: Tools,
+    accel: OnceCell<Accel>,
+    /// Of the scenario that runs; its logs are kept under this name.
+    name: String,
+    guests: Mutex<u32>,
+}
+
+impl Lab {
+    pub fn open(name: &str) -> Result<Lab> {
+        crate::setup::lab()?;
+        Ok(Lab {
+            cache: Cache::open()?,
+            kernels: OnceCell::new(),
+            tools: Tools::default(),
+            accel: OnceCell::new(),
+            name: name.to_owned(),
+            guests: Mutex::new(0),
+        })
+    }
+
+    /// Where logs and results of this scenario are kept.
+    pub fn dir(&self) -> PathBuf {
+        host::target().join("vm").join(&self.name)
+    }
+
+    pub fn kernels(&self) -> Result<&Kernels> {
+        if self.kernels.get().is_none() {
+            let kernels = Kernels::find(&self.cache)?;
+            let _ = self.kernels.set(kernels);
+        }
+        Ok(self.kernels.get().expect("set just now"))
+    }
+
+    /// Downloads and packs what a guest needs, so that no clock runs over it.
+    pub fn prepare(&self, boot: &Boot) -> Result<(Kernel, PathBuf)> {
+        let kernel = self.kernels()?.get(&boot.kernel)?;
+        let initrd = initrd::make(&self.cache, &kernel, &self.tools, &boot.contents)?;
+        Ok((kernel, initrd))
+    }
+
+    /// KVM or TCG.
+    pub fn accel(&self) -> Result<Accel> {
+        if let Some(accel) = self.accel.get() {
+            return Ok(*accel);
+        }
+        let probe = Boot::new("6.12").without_tools();
+        let (kernel, initrd) = self.prepare(&probe)?;
+        let accel = accel::choose(&self.cache, &kernel.image, &initrd)?;
+        Ok(*self.accel.get_or_init(|| accel))
+    }
+
+    /// Boots a guest and waits for its init.
+    pub fn boot(&self, boot: &Boot) -> Result<Guest> {
+        let (kernel, initrd) = self.prepare(boot)?;
+        let accel = self.accel()?;
+        let dir = self.dir();
+        fs::create_dir_all(&dir).with_context(|| format!("{}", dir.display()))?;
+        let console = dir.join(self.console_name());
+        let _ = fs::remove_file(&console);
+        let tap = boot.network.then(Tap::create).transpose()?;
+        let machine = Machine {
+            accel,
+            kernel: &kernel.image,
+            initrd: &initrd,
+            append: &boot.command_line(),
+            cpus: boot.cpus,
+            memory: boot.memory,
+            region: boot.region.map(|region| region.size),
+            console: &console,
+            tap: tap.as_ref(),
+            terminal: boot.terminal,
+        };
+        let (qemu, line) = qemu::start(&machine)?;
+        let guest = Guest {
+            qemu: Mutex::new(qemu),
+            agent: Agent::new(line)?,
+            console: Console::new(&console),
+            tap,
+        };
+        guest.wait_hello(0, BOOT_LIMIT)?;
+        Ok(guest)
+    }
+
+    /// `console.log`, and `console-2.log` for a second guest of the same scenario.
+    fn console_name(&self) -> String {
+        let mut guests = self.guests.lock().unwrap();
+        *guests += 1;
+        match *guests {
+            1 => "console.log".to_owned(),
+            n => format!("console-{n}.log"),
+        }
+    }
+
+    /// Loads the next kernel in the guest, always by kexec_file_load: the older system call places
+    /// its segments by the firmware's map and would write over the region.
+    pub fn kexec_load(&self, guest: &Guest, next: &Boot) -> Result<()> {
+        let (kernel, initrd) = self.prepare(next)?;
+        guest.push_file("/tmp/next/vmlinuz", &kernel.image)?;
+        guest.push_file("/tmp/next/initrd", &initrd)?;
+        guest.push("/tmp/next/cmdline", next.command_line())?;
+        let load = "cd /tmp/next && \
+                    kexec -s -l vmlinuz --initrd=initrd --command-line=\"$(cat cmdline)\" && \
+                    rm -r /tmp/next";
+        guest.command(load).timeout(120).run().map(drop)
+    }
+
+    /// Starts the kernel that is loaded. Returns what its init says and the seconds it took.
+    pub fn kexec(&self, guest: &Guest) -> Result<(Hello, f64)> {
+        let start = Instant::now();
+        let hello = guest.leave("exec kexec -e", BOOT_LIMIT)?;
+        Ok((hello, start.elapsed().as_secs_f64()))
+    }
+}

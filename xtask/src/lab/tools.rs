@@ -1,0 +1,65 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0 OR GPL-2.0
+//! Our own programs for the guest: static, so that they run in any initramfs.
+
+use crate::host;
+use anyhow::{ensure, Result};
+use std::path::PathBuf;
+use std::sync::OnceLock;
+
+const TARGET: &str = "x86_64-unknown-linux-gnu";
+
+/// Where each program goes.
+const RPRAMFS: &[(&str, &str)] = &[
+    ("usr/sbin/mkfs.rpramfs", "mkfs.rpramfs"),
+    ("usr/sbin/fsck.rpramfs", "fsck.rpramfs"),
+    ("usr/sbin/mount.rpramfs", "mount.rpramfs"),
+    ("usr/sbin/rpramfs", "rpramfs"),
+];
+
+/// Built at most once in a run.
+#[derive(Default)]
+pub struct Tools {
+    agent: OnceLock<PathBuf>,
+    rpramfs: OnceLock<Vec<(&'static str, PathBuf)>>,
+}
+
+impl Tools {
+    pub fn agent(&self) -> Result<PathBuf> {
+        if let Some(path) = self.agent.get() {
+            return Ok(path.clone());
+        }
+        build(&["lab-agent"])?;
+        Ok(self.agent.get_or_init(|| built("lab-agent")).clone())
+    }
+
+    /// `(path in the guest, file)` of mkfs, fsck, mount and the inspector.
+    pub fn rpramfs(&self) -> Result<Vec<(&'static str, PathBuf)>> {
+        if let Some(list) = self.rpramfs.get() {
+            return Ok(list.clone());
+        }
+        build(&["mkfs", "fsck", "fuse-frontend"])?;
+        let list: Vec<_> = RPRAMFS
+            .iter()
+            .map(|(place, name)| (*place, built(name)))
+            .collect();
+        for (_, path) in &list {
+            ensure!(path.exists(), "{} was not built", path.display());
+        }
+        Ok(self.rpramfs.get_or_init(|| list).clone())
+    }
+}
+
+fn built(name: &str) -> PathBuf {
+    host::target().join(TARGET).join("tools").join(name)
+}
+
+/// Builds packages as static programs, silently if there is nothing to do.
+pub fn build(packages: &[&str]) -> Result<()> {
+    let mut cargo = host::cargo();
+    cargo.args(["build", "--quiet", "--profile", "tools", "--target", TARGET]);
+    packages.iter().for_each(|package| {
+        cargo.args(["-p", package]);
+    });
+    cargo.env("RUSTFLAGS", "-C target-feature=+crt-static");
+    host::show(&mut cargo)
+}

@@ -1,0 +1,35 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0 OR GPL-2.0
+//! `cargo xtask`: the demo, the tests, the benchmarks and the lab of virtual machines.
+
+mod host;
+mod lab;
+#[path = "../../tests/vm/mod.rs"]
+mod scenarios;
+mod setup;
+mod vm;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", max_term_width = 100)]
+struct Args {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Guests with stock Debian kernels: a shell in one, or a scenario
+    #[command(subcommand)]
+    Vm(vm::Task),
+    /// Install what building and the lab need on this machine
+    Setup,
+}
+
+fn main() -> Result<()> {
+    match Args::parse().task {
+        Task::Vm(task) => vm::run(task),
+        Task::Setup => setup::all(),
+    }
+}

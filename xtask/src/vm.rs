@@ -1,0 +1,126 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0 OR GPL-2.0
+//! `cargo xtask vm`.
+
+use crate::lab::{Boot, Lab, Region, Size};
+use crate::scenarios::SCENARIOS;
+use anyhow::{Context, Result};
+use clap::{Args, Subcommand};
+use std::path::PathBuf;
+use std::time::Instant;
+
+#[derive(Subcommand)]
+pub enum Task {
+    /// A prompt in a guest that has a region and the tools of RP-RAMFS
+    Shell(Shell),
+    /// Run scenarios by their names
+    Run {
+        #[arg(required = true)]
+        scenarios: Vec<String>,
+    },
+    /// List the scenarios and the kernels there are
+    List,
+}
+
+#[derive(Args)]
+pub struct Shell {
+    /// Newest that fits: 6.1, 6.12, 7.2, 7.x, or a whole release name
+    #[arg(long, default_value = "6.12")]
+    kernel: String,
+    /// Size of the region, which lies at 4 GiB
+    #[arg(long, default_value = "1G")]
+    region: Size,
+    /// Memory of the guest besides the region
+    #[arg(long, default_value = "2G")]
+    memory: Size,
+    /// Reserve the region with `memmap=…!…`, so that the kernel makes /dev/pmem0 of it
+    #[arg(long)]
+    pmem: bool,
+    /// Leave out mkfs.rpramfs and the others
+    #[arg(long)]
+    no_tools: bool,
+    /// Another word for the kernel's command line
+    #[arg(long)]
+    arg: Vec<String>,
+    /// Another kernel module
+    #[arg(long)]
+    module: Vec<String>,
+    /// A file of the host's, as PATH_IN_GUEST=FILE
+    #[arg(long)]
+    file: Vec<String>,
+}
+
+pub fn run(task: Task) -> Result<()> {
+    match task {
+        Task::Shell(shell) => shell.run(),
+        Task::Run { scenarios } => scenarios.iter().try_for_each(|name| scenario(name)),
+        Task::List => list(),
+    }
+}
+
+/// Runs one scenario by its name.
+pub fn scenario(name: &str) -> Result<()> {
+    let scenario = SCENARIOS.iter().find(|scenario| scenario.name == name);
+    let scenario =
+        scenario.with_context(|| format!("no scenario {name}; see `cargo xtask vm list`"))?;
+    println!("── {name}: {}", scenario.about);
+    let start = Instant::now();
+    let lab = Lab::open(name)?;
+    (scenario.run)(&lab).with_context(|| format!("scenario {name}"))?;
+    println!(
+        "── {name}: passed in {:.1} s",
+        start.elapsed().as_secs_f64()
+    );
+    Ok(())
+}
+
+fn list() -> Result<()> {
+    println!("Scenarios (cargo xtask vm run NAME):");
+    for scenario in SCENARIOS {
+        println!("  {:24} {}", scenario.name, scenario.about);
+    }
+    let lab = Lab::open("list")?;
+    println!("\nKernels (cargo xtask vm shell --kernel …):");
+    for release in lab.kernels()?.releases() {
+        println!("  {release}");
+    }
+    Ok(())
+}
+
+impl Shell {
+    fn run(&self) -> Result<()> {
+        let lab = Lab::open("shell")?;
+        let region = if self.pmem {
+            Region::pmem(self.region)
+        } else {
+            Region::reserved(self.region)
+        };
+        let mut boot = Boot::new(&self.kernel)
+            .region(region)
+            .memory(self.memory)
+            .network();
+        boot = boot.terminal();
+        if self.no_tools {
+            boot = boot.without_tools();
+        }
+        boot = self.arg.iter().fold(boot, |boot, word| boot.argument(word));
+        boot = self
+            .module
+            .iter()
+            .fold(boot, |boot, name| boot.module(name));
+        for file in &self.file {
+            let (place, from) = file.split_once('=').context("--file PATH_IN_GUEST=FILE")?;
+            boot = boot.file(place, &PathBuf::from(from));
+        }
+        println!("lab: booting {} ({})", self.kernel, lab.accel()?.name());
+        let guest = lab.boot(&boot)?;
+        guest.network_up()?;
+        println!(
+            "\rlab: {} is up, at {} for this host\r",
+            guest.release(),
+            guest.address()?
+        );
+        println!("lab: the region: {}; leave with `exit`\r", region.spec());
+        println!("lab: console log: {}\r", guest.console().path().display());
+        guest.wait()
+    }
+}
