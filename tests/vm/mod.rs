@@ -4,6 +4,7 @@
 //! `cargo xtask vm list` names them, `cargo xtask vm run NAME` runs one.
 
 mod boot;
+pub mod demo;
 mod kexec_keeps_region;
 
 use crate::lab::Lab;
@@ -25,5 +26,15 @@ pub const SCENARIOS: &[Scenario] = &[
         name: "kexec_keeps_region",
         about: "not a word of the region changes over kexec -s from 6.12 to 7.x",
         run: kexec_keeps_region::run,
+    },
+    Scenario {
+        name: "demo",
+        about: "redis and memcached with open connections are carried from 6.12 to 7.x",
+        run: demo::run,
+    },
+    Scenario {
+        name: "demo_without_unmount",
+        about: "the same, leaving the old kernel with the region mounted",
+        run: demo::run_without_unmount,
     },
 ];

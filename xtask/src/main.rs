@@ -1,11 +1,14 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0 OR GPL-2.0
 //! `cargo xtask`: the demo, the tests, the benchmarks and the lab of virtual machines.
 
+mod apps;
+mod demo;
 mod host;
 mod lab;
 #[path = "../../tests/vm/mod.rs"]
 mod scenarios;
 mod setup;
+mod timeline;
 mod vm;
 
 use anyhow::Result;
@@ -20,6 +23,8 @@ struct Args {
 
 #[derive(Subcommand)]
 enum Task {
+    /// Carry redis and memcached, connections and all, over a kernel update in a guest
+    Demo(demo::Demo),
     /// Guests with stock Debian kernels: a shell in one, or a scenario
     #[command(subcommand)]
     Vm(vm::Task),
@@ -29,6 +34,7 @@ enum Task {
 
 fn main() -> Result<()> {
     match Args::parse().task {
+        Task::Demo(demo) => demo.run(),
         Task::Vm(task) => vm::run(task),
         Task::Setup => setup::all(),
     }

@@ -20,6 +20,7 @@ mod apt;
 mod cache;
 mod console;
 mod cpio;
+mod filesystem;
 mod guest;
 mod initrd;
 mod kernel;
@@ -31,6 +32,8 @@ mod tap;
 mod tools;
 mod userland;
 
+pub use cache::hex;
+pub use filesystem::Filesystem;
 pub use guest::{Guest, Output};
 pub use lab::{Boot, Lab};
 pub use region::{Region, Size};

@@ -1,0 +1,282 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0 OR GPL-2.0
+//! Applications with their data in memory are carried over a kernel update: checkpointed into the
+//! region, a new kernel started under them by kexec, restored from there. A client outside the
+//! guest counts all the while over one TCP connection.
+
+use crate::apps::counter::{self, Counter};
+use crate::apps::load::Load;
+use crate::apps::memcached::{self, Memcached};
+use crate::apps::redis::{self, Redis};
+use crate::apps::{digest, Fingerprints};
+use crate::lab::{Boot, Filesystem, Guest, Lab, Region, Size};
+use crate::timeline::Timeline;
+use anyhow::{ensure, Context, Result};
+use serde::Serialize;
+use std::net::Ipv4Addr;
+use std::time::{Duration, Instant};
+
+const MOUNT: &str = "/mnt/rpramfs";
+/// No client waits longer than this for an answer.
+const PATIENCE: Duration = Duration::from_secs(180);
+/// The first PID of the applications: none of the next kernel's own threads will have it.
+const FIRST_PID: u32 = 20_000;
+const RESIDENT: u64 = 256 << 20;
+
+pub struct Options {
+    pub from: String,
+    pub to: String,
+    pub filesystem: Filesystem,
+    pub region: Size,
+    pub keys: usize,
+    pub items: usize,
+    /// Otherwise the kernel is left with the filesystem mounted, as after a crash.
+    pub unmount: bool,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options {
+            from: "6.12".to_owned(),
+            to: "7.x".to_owned(),
+            filesystem: Filesystem::Rpramfs,
+            region: Size::gib(1),
+            keys: 100_000,
+            items: 10_000,
+            unmount: true,
+        }
+    }
+}
+
+#[derive(Debug, Default, Serialize)]
+pub struct Report {
+    pub kernel_from: String,
+    pub kernel_to: String,
+    pub mount_from: String,
+    pub mount_to: String,
+    pub apps: Vec<AppReport>,
+    pub connection_survived: bool,
+    pub seconds: Seconds,
+}
+
+#[derive(Debug, Serialize)]
+pub struct AppReport {
+    pub name: &'static str,
+    pub items: usize,
+    pub digest_before: String,
+    pub digest_after: String,
+}
+
+#[derive(Debug, Default, Serialize)]
+pub struct Seconds {
+    pub dump: f64,
+    pub kexec_to_init: f64,
+    pub mount: f64,
+    pub restore: f64,
+    pub client_gap: f64,
+}
+
+struct App {
+    name: &'static str,
+    start: &'static str,
+    items: fn(Ipv4Addr) -> Result<Fingerprints>,
+}
+
+const APPS: &[App] = &[
+    App {
+        name: "redis",
+        start: "redis-server --bind 0.0.0.0 --protected-mode no --save '' --appendonly no",
+        items: |host| Redis::connect(host)?.items("key:"),
+    },
+    App {
+        name: "memcached",
+        start: "memcached -u root -l 0.0.0.0 -U 0 -m 256",
+        items: |host| Memcached::connect(host)?.items("item-"),
+    },
+];
+
+pub fn run(lab: &Lab) -> Result<()> {
+    carry(lab, &Options::default()).map(drop)
+}
+
+/// The same, but the mount is never taken down: nothing may depend on it.
+pub fn run_without_unmount(lab: &Lab) -> Result<()> {
+    carry(lab, &Options { unmount: false, ..Options::default() }).map(drop)
+}
+
+/// Fails unless everything that was there before is there after.
+pub fn carry(lab: &Lab, options: &Options) -> Result<Report> {
+    let fs = options.filesystem;
+    let region = fs.region(options.region);
+    let boot = |kernel: &str| {
+        let boot = Boot::new(kernel).region(region).network();
+        if fs.needs_tools() {
+            boot
+        } else {
+            boot.without_tools()
+        }
+    };
+    let (old, new) = (boot(&options.from), boot(&options.to));
+    lab.prepare(&old)?;
+    lab.prepare(&new)?;
+    let accel = lab.accel()?.name();
+    let mut report = Report::default();
+
+    let time = Timeline::start();
+    let guest = lab.boot(&old)?;
+    report.kernel_from = guest.release();
+    time.say(format!("{} is up in QEMU ({accel}), {}", report.kernel_from, region.argument()));
+    guest.network_up()?;
+    guest.run(fs.mkfs(&region))?;
+    report.mount_from = mount(&guest, fs, &region)?.0;
+    time.say(format!("formatted and mounted as {}", report.mount_from));
+
+    start_apps(&guest)?;
+    let host = guest.address()?;
+    let seed = std::process::id().into();
+    Redis::connect(host)?.fill(seed, options.keys, 2900)?;
+    Memcached::connect(host)?.fill(seed, options.items, 1000)?;
+    for app in APPS {
+        time.say(format!("{} holds {} MiB", app.name, resident(&guest, app)? >> 20));
+    }
+    ensure!(resident(&guest, &APPS[0])? >= RESIDENT, "redis holds less than 256 MiB");
+
+    let counter = Counter::start(host, PATIENCE)?;
+    let load = Load::start(host, PATIENCE)?;
+    counter.wait(50, PATIENCE)?;
+    time.say("a client outside counts in redis; others write to both servers");
+    for app in APPS {
+        let items = (app.items)(host)?;
+        let (name, digest_before) = (app.name, digest(&items));
+        time.say(format!("{name}: {} items, digest {}…", items.len(), &digest_before[..12]));
+        let digest_after = String::new();
+        report.apps.push(AppReport { name, items: items.len(), digest_before, digest_after });
+    }
+    lab.kexec_load(&guest, &new)?;
+    time.say(format!("the next kernel is loaded ({} requests served)", load.requests()));
+
+    let at = counter.count();
+    let start = Instant::now();
+    for app in APPS.iter().rev() {
+        dump(&guest, app)?;
+    }
+    report.seconds.dump = start.elapsed().as_secs_f64();
+    let size = guest.run(format!("du -shx {MOUNT} | cut -f1"))?;
+    let seconds = report.seconds.dump;
+    time.say(format!("checkpointed into the region in {seconds:.2} s: {}", size.trim()));
+    if options.unmount {
+        guest.run(format!("umount {MOUNT}"))?;
+    }
+
+    let (hello, seconds) = lab.kexec(&guest)?;
+    report.seconds.kexec_to_init = seconds;
+    report.kernel_to = hello.release;
+    time.say(format!("kexec into {}: init after {seconds:.2} s", report.kernel_to));
+    hold_packets(&guest)?;
+    guest.network_up()?;
+    let clean = guest.command(fs.check(&region)).timeout(120).output()?;
+    ensure!(clean.success(), "not clean:\n{}{}", clean.stdout(), clean.stderr());
+    (report.mount_to, report.seconds.mount) = mount(&guest, fs, &region)?;
+    let seconds = report.seconds.mount;
+    time.say(format!("checked clean, mounted as {} in {seconds:.2} s", report.mount_to));
+    let start = Instant::now();
+    for app in APPS {
+        restore(&guest, app)?;
+    }
+    report.seconds.restore = start.elapsed().as_secs_f64();
+    release_packets(&guest)?;
+    time.say(format!("restored in {:.2} s", report.seconds.restore));
+
+    counter.wait(50, PATIENCE)?;
+    time.say(format!("the client counts on: {at} before, {} now", counter.count()));
+    let load = load.finish().context("a client under load")?;
+    time.say(format!(
+        "the other clients too: {} requests, {} keys in redis and {} in memcached as answered",
+        load.requests, load.redis_keys, load.memcached_keys
+    ));
+    for (app, report) in APPS.iter().zip(&mut report.apps) {
+        let items = (app.items)(host)?;
+        report.digest_after = digest(&items);
+        let same = report.digest_after == report.digest_before && items.len() == report.items;
+        let verdict = if same { "the same" } else { "NOT THE SAME" };
+        time.say(format!("{}: {} items, {verdict}", app.name, items.len()));
+        ensure!(same, "{}: the items differ: {report:?}", app.name);
+    }
+    let counted = counter.finish().context("the client that counts")?;
+    report.seconds.client_gap = counted.gap.as_secs_f64();
+    let stored = Redis::connect(host)?.call(&[b"GET", counter::KEY.as_bytes()])?;
+    let expected = redis::Reply::Bulk(counted.counts.to_string().into_bytes());
+    ensure!(stored == expected, "counted {}, stored {stored:?}", counted.counts);
+    report.connection_survived = true;
+    time.say(format!(
+        "{} counts over one connection, the longest wait {:.2} s",
+        counted.counts, report.seconds.client_gap
+    ));
+    guest.check()?;
+    Ok(report)
+}
+
+/// Mounts, and returns the type of the mount and the seconds it took.
+fn mount(guest: &Guest, fs: Filesystem, region: &Region) -> Result<(String, f64)> {
+    guest.run(format!("mkdir -p {MOUNT}"))?;
+    let start = Instant::now();
+    guest.run(fs.mount(region, MOUNT))?;
+    let seconds = start.elapsed().as_secs_f64();
+    let kind = guest.run(format!("findmnt -n -o FSTYPE {MOUNT}"))?;
+    Ok((kind.trim().to_owned(), seconds))
+}
+
+fn start_apps(guest: &Guest) -> Result<()> {
+    guest.run(format!("echo {FIRST_PID} > /proc/sys/kernel/ns_last_pid"))?;
+    for app in APPS {
+        let start = app.start;
+        guest.run(format!("cd / && setsid {start} </dev/null >/dev/null 2>&1 &"))?;
+    }
+    Ok(())
+}
+
+fn pid(guest: &Guest, app: &App) -> Result<String> {
+    let program = app.start.split(' ').next().unwrap_or(app.name);
+    Ok(guest.run(format!("pidof {program}"))?.trim().to_owned())
+}
+
+fn resident(guest: &Guest, app: &App) -> Result<u64> {
+    let pid = pid(guest, app)?;
+    let text = guest.run(format!("awk '/^VmRSS:/ {{ print $2 }}' /proc/{pid}/status"))?;
+    Ok(text.trim().parse::<u64>()? * 1024)
+}
+
+fn dump(guest: &Guest, app: &App) -> Result<()> {
+    let (pid, dir) = (pid(guest, app)?, format!("{MOUNT}/{}", app.name));
+    let criu = "criu dump --tcp-established --network-lock nftables --manage-cgroups=ignore";
+    criu_run(guest, &dir, &format!("{criu} -t {pid} --images-dir {dir} -o dump.log"))
+}
+
+fn restore(guest: &Guest, app: &App) -> Result<()> {
+    let dir = format!("{MOUNT}/{}", app.name);
+    let criu = "criu restore -d --tcp-established --network-lock nftables --manage-cgroups=ignore";
+    criu_run(guest, &dir, &format!("{criu} --images-dir {dir} -o restore.log"))
+}
+
+fn criu_run(guest: &Guest, dir: &str, criu: &str) -> Result<()> {
+    let script = format!("mkdir -p {dir}; {criu} || {{ tail -n 30 {dir}/*.log >&2; exit 1; }}");
+    guest.command(script).timeout(180).run().map(drop)
+}
+
+/// The lock that CRIU put on the connections died with the old kernel. Until the servers are back
+/// the new one must not answer their clients: it would say that there is no such connection.
+fn hold_packets(guest: &Guest) -> Result<()> {
+    let ports = [redis::PORT, memcached::PORT].map(|port| port.to_string()).join(", ");
+    let rules = format!(
+        "table inet hold {{
+             chain input {{
+                 type filter hook input priority -300;
+                 tcp dport {{ {ports} }} drop
+             }}
+         }}"
+    );
+    guest.command("nft -f -").stdin(rules).run().map(drop)
+}
+
+fn release_packets(guest: &Guest) -> Result<()> {
+    guest.run("nft delete table inet hold").map(drop)
+}

@@ -1,0 +1,71 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0 OR GPL-2.0
+//! `cargo xtask demo`.
+
+use crate::host;
+use crate::lab::{Filesystem, Lab, Size};
+use crate::scenarios::demo::{carry, Options, Report};
+use anyhow::Result;
+use clap::Args;
+use std::fs;
+
+#[derive(Args)]
+pub struct Demo {
+    /// The kernel to begin with: 6.1, 6.12, 7.2, …
+    #[arg(long, default_value = "6.12")]
+    from: String,
+    /// The kernel to end with
+    #[arg(long, default_value = "7.x")]
+    to: String,
+    /// What keeps the checkpoint over the update
+    #[arg(long, value_enum, default_value_t = Filesystem::Rpramfs)]
+    fs: Filesystem,
+    /// Size of the region
+    #[arg(long, default_value = "1G")]
+    region: Size,
+    /// Keys in redis
+    #[arg(long, default_value_t = Options::default().keys)]
+    keys: usize,
+    /// Items in memcached
+    #[arg(long, default_value_t = Options::default().items)]
+    items: usize,
+    /// Leave the old kernel without unmounting
+    #[arg(long)]
+    no_unmount: bool,
+}
+
+impl Demo {
+    pub fn run(self) -> Result<()> {
+        let options = Options {
+            from: self.from,
+            to: self.to,
+            filesystem: self.fs,
+            region: self.region,
+            keys: self.keys,
+            items: self.items,
+            unmount: !self.no_unmount,
+        };
+        let dir = host::target().join("demo");
+        fs::create_dir_all(&dir)?;
+        let path = dir.join("report.json");
+        // An old one must not pass for the outcome of this run.
+        let _ = fs::remove_file(&path);
+        let report = carry(&Lab::open("demo")?, &options)?;
+        fs::write(&path, serde_json::to_string_pretty(&report)? + "\n")?;
+        summary(&report);
+        println!("report: {}", path.display());
+        Ok(())
+    }
+}
+
+fn summary(report: &Report) {
+    println!("\n{}  →  {}", report.kernel_from, report.kernel_to);
+    for app in &report.apps {
+        println!("  {:10} {:7} items, every one the same", app.name, app.items);
+    }
+    println!("  the client's connection was never closed");
+    let s = &report.seconds;
+    println!(
+        "  dump {:.2} s, kexec {:.2} s, mount {:.2} s, restore {:.2} s; the client waited {:.2} s",
+        s.dump, s.kexec_to_init, s.mount, s.restore, s.client_gap
+    );
+}

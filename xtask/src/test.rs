@@ -1,0 +1,150 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0 OR GPL-2.0
+//! `cargo xtask test`: everything that has to hold, as a table of named steps.
+//!
+//! A new suite is a function here and a line in [`STEPS`].
+
+use crate::host::{self, cargo, show};
+use crate::{msrv, setup, vm};
+use anyhow::{bail, Result};
+use clap::Args;
+use std::time::Instant;
+
+/// What runs, in this order. `quick` ones are run by `--quick` too; with names on the command line
+/// those steps run whose name or group (what stands before the colon) is given.
+const STEPS: &[Step] = &[
+    step("style:format", true, format),
+    step("style:clippy", true, clippy),
+    step("unit", true, unit),
+    step("core:no_std", true, no_std),
+    step("core:msrv", false, core_msrv),
+    step("crash", false, crash),
+    step("corruption", false, corruption),
+    step("tools:static", false, static_tools),
+    step("vm:boot", false, || vm::scenario("boot")),
+    step("vm:kexec", false, || vm::scenario("kexec_keeps_region")),
+    step("vm:demo", false, vm_demo),
+    step("vm:demo_without_unmount", false, || vm::scenario("demo_without_unmount")),
+];
+
+struct Step {
+    name: &'static str,
+    quick: bool,
+    run: fn() -> Result<()>,
+}
+
+const fn step(name: &'static str, quick: bool, run: fn() -> Result<()>) -> Step {
+    Step { name, quick, run }
+}
+
+#[derive(Args)]
+pub struct Test {
+    /// Only what takes seconds: for daily work
+    #[arg(long)]
+    quick: bool,
+    /// Only these steps or groups of steps, such as `unit`, `style`, `vm`, `vm:demo`
+    names: Vec<String>,
+    /// List the steps and do nothing
+    #[arg(long)]
+    list: bool,
+}
+
+impl Test {
+    pub fn run(&self) -> Result<()> {
+        for name in &self.names {
+            if !STEPS.iter().any(|step| step.is(name)) {
+                bail!("no step {name}; see `cargo xtask test --list`");
+            }
+        }
+        let chosen = |step: &&Step| match (&self.names[..], self.quick) {
+            ([], false) => true,
+            ([], true) => step.quick,
+            (names, quick) => names.iter().any(|name| step.is(name)) && (step.quick || !quick),
+        };
+        let steps: Vec<&Step> = STEPS.iter().filter(chosen).collect();
+        if self.list {
+            for step in steps {
+                println!("{}{}", step.name, if step.quick { " (quick)" } else { "" });
+            }
+            return Ok(());
+        }
+        setup::build()?;
+        let mut results = Vec::new();
+        for step in steps {
+            println!("\n━━ {}", step.name);
+            let start = Instant::now();
+            let result = (step.run)();
+            let seconds = start.elapsed().as_secs_f64();
+            if let Err(error) = &result {
+                println!("━━ {} FAILED: {error:#}", step.name);
+            }
+            results.push((step.name, result.is_ok(), seconds));
+        }
+        println!();
+        for (name, passed, seconds) in &results {
+            println!("{:6} {name:26} {seconds:7.1} s", if *passed { "ok" } else { "FAILED" });
+        }
+        let failed = results.iter().filter(|(_, passed, _)| !passed).count();
+        println!("\n{} passed, {failed} failed", results.len() - failed);
+        if failed > 0 {
+            std::process::exit(1);
+        }
+        Ok(())
+    }
+}
+
+impl Step {
+    fn is(&self, name: &str) -> bool {
+        self.name == name || self.name.split_once(':').is_some_and(|(group, _)| group == name)
+    }
+}
+
+fn format() -> Result<()> {
+    show(cargo().args(["fmt", "--all", "--check"]))
+}
+
+fn clippy() -> Result<()> {
+    show(cargo().args(["clippy", "-q", "--workspace", "--all-targets", "--", "-D", "warnings"]))
+}
+
+/// The tests of every crate, in the profile of daily work: with overflow checks.
+fn unit() -> Result<()> {
+    show(cargo().args(["test", "-q", "--workspace"]))
+}
+
+/// The core as the kernel module takes it: without std and without alloc.
+fn no_std() -> Result<()> {
+    show(cargo().args(["check", "-q", "-p", "fs-core", "--no-default-features"]))
+}
+
+fn core_msrv() -> Result<()> {
+    msrv::check_core()
+}
+
+/// The crash tests replay millions of states: optimised, with checks.
+fn crash() -> Result<()> {
+    suite("crash")
+}
+
+fn corruption() -> Result<()> {
+    suite("corruption")
+}
+
+/// A test target of the `tests` package, in full length.
+fn suite(name: &str) -> Result<()> {
+    if !host::root().join("tests").join(name).is_dir() {
+        bail!("tests/{name} is not there");
+    }
+    let mut test = cargo();
+    test.args(["test", "-q", "--release", "-p", "rpramfs-tests", "--test", name]);
+    test.env("RPRAMFS_FULL", "1");
+    show(&mut test)
+}
+
+fn static_tools() -> Result<()> {
+    crate::lab::check_static_tools()
+}
+
+/// The demo is a scenario, run as a person would run it.
+fn vm_demo() -> Result<()> {
+    vm::demo_as_a_person_would()
+}
