@@ -1,1 +1,14 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0 OR GPL-2.0
+//! What the tests of RP-RAMFS share: memory that stands in for a region, a recorder of stores, a
+//! reference model, the whole tree as a value.
+
+pub mod checker;
+pub mod crash;
+pub mod fixture;
+pub mod host;
+pub mod mem;
+pub mod model;
+pub mod ops;
+pub mod record;
+pub mod script;
+pub mod tree;

@@ -4,8 +4,10 @@
 //! `cargo xtask vm list` names them, `cargo xtask vm run NAME` runs one.
 
 mod boot;
+mod crash_keeps_region;
 pub mod demo;
 mod kexec_keeps_region;
+mod lab_notices;
 
 use crate::lab::Lab;
 use anyhow::Result;
@@ -26,6 +28,16 @@ pub const SCENARIOS: &[Scenario] = &[
         name: "kexec_keeps_region",
         about: "not a word of the region changes over kexec -s from 6.12 to 7.x",
         run: kexec_keeps_region::run,
+    },
+    Scenario {
+        name: "crash_keeps_region",
+        about: "nor when 6.12 panics and 7.x is the crash kernel",
+        run: crash_keeps_region::run,
+    },
+    Scenario {
+        name: "lab_notices",
+        about: "a guest that panics or hangs is an error at once, with its last words",
+        run: lab_notices::run,
     },
     Scenario {
         name: "demo",

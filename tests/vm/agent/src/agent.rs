@@ -168,6 +168,7 @@ fn feed(mut stdin: ChildStdin, receiver: &mpsc::Receiver<Vec<u8>>) {
 
 /// Passes on what the command writes until it has ended.
 fn attend(id: u32, run: &Run, mut child: Child, port: &Port) -> Exit {
+    let start = Instant::now();
     let timed_out = Arc::new(AtomicBool::new(false));
     let over = Arc::new(AtomicBool::new(false));
     if run.timeout_ms > 0 {
@@ -188,6 +189,7 @@ fn attend(id: u32, run: &Run, mut child: Child, port: &Port) -> Exit {
     pump(child.stdout.take(), Kind::Stdout, id, port, done.clone());
     pump(child.stderr.take(), Kind::Stderr, id, port, done);
     let status = child.wait();
+    let seconds = start.elapsed().as_secs_f64();
     over.store(true, Ordering::Release);
     // A daemon the command left behind may hold the pipes open: do not wait for it long.
     let patience = Instant::now() + Duration::from_millis(500);
@@ -203,6 +205,7 @@ fn attend(id: u32, run: &Run, mut child: Child, port: &Port) -> Exit {
             signal: status.signal(),
             timed_out: timed_out.load(Ordering::Acquire),
             error: None,
+            seconds,
         },
         Err(error) => Exit {
             error: Some(error.to_string()),

@@ -66,13 +66,15 @@ pub struct Run {
     pub timeout_ms: u64,
 }
 
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Exit {
     pub code: Option<i32>,
     pub signal: Option<i32>,
     pub timed_out: bool,
     /// The command could not even be started.
     pub error: Option<String>,
+    /// How long it ran, by the guest's clock.
+    pub seconds: f64,
 }
 
 #[derive(Debug)]

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0 OR GPL-2.0
 //! `/init memory fill|check SEED ADDRESS SIZE`: a pattern in physical memory, every word of it
-//! different, to see whether anything wrote over it.
+//! different, to see whether anything wrote over it. `/init hold SIZE`: a process with that much
+//! memory of its own, to be checkpointed.
 
 use std::fs::OpenOptions;
 use std::io;
@@ -77,4 +78,20 @@ pub fn main(args: &[String]) -> Result<(), String> {
         _ => return Err(usage()),
     }
     Ok(())
+}
+
+fn number(text: &String) -> Result<u64, String> {
+    let (digits, radix) = text.strip_prefix("0x").map_or((text.as_str(), 10), |hex| (hex, 16));
+    u64::from_str_radix(digits, radix).map_err(|error| format!("{text}: {error}"))
+}
+
+/// Fills memory and waits for good.
+pub fn hold(args: &[String]) -> Result<(), String> {
+    let [size] = args else { return Err("usage: /init hold SIZE".to_owned()) };
+    let words: Vec<u64> = (0..number(size)? as usize / 8).map(|at| word(1, at)).collect();
+    loop {
+        // Looked at, so that nothing is optimised away.
+        std::hint::black_box(&words);
+        std::thread::sleep(std::time::Duration::from_secs(3600));
+    }
 }

@@ -1,0 +1,202 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0 OR GPL-2.0
+//! The surroundings the core runs in under test: a clock that stands still unless told to tick,
+//! seeded randomness, and locks that notice when they are taken twice or left behind.
+
+use fs_core::{Corruption, Host, LOCKS};
+use parking_lot::lock_api::RawMutex as _;
+use parking_lot::{Mutex, RawMutex};
+use std::sync::atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering};
+use std::sync::Arc;
+
+/// First value of the clock.
+pub const EPOCH: i64 = 1_700_000_000_000_000_000;
+/// One tick of it.
+pub const TICK: i64 = 1_000_000;
+
+struct Inner {
+    now: AtomicI64,
+    random: AtomicU64,
+    locks: Vec<RawMutex>,
+    /// Which thread holds each lock; 0: none.
+    holders: Vec<AtomicU64>,
+    reports: Mutex<Vec<Corruption>>,
+}
+
+/// A [`Host`] for tests. Clones share everything.
+#[derive(Clone)]
+pub struct TestHost(Arc<Inner>);
+
+impl std::fmt::Debug for TestHost {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("TestHost")
+    }
+}
+
+static THREADS: AtomicU64 = AtomicU64::new(1);
+static CPUS: AtomicUsize = AtomicUsize::new(0);
+thread_local! {
+    static THREAD: u64 = THREADS.fetch_add(1, Ordering::Relaxed);
+    /// A thread that asked for no number of its own is number 0, so that runs repeat exactly.
+    static CPU: std::cell::Cell<usize> = const { std::cell::Cell::new(0) };
+}
+
+/// Gives the calling thread a number of its own for [`Host::cpu`].
+pub fn own_cpu() {
+    CPU.with(|c| c.set(CPUS.fetch_add(1, Ordering::Relaxed)));
+}
+
+impl TestHost {
+    /// A host whose randomness starts from `seed`.
+    #[must_use]
+    pub fn new(seed: u64) -> Self {
+        TestHost(Arc::new(Inner {
+            now: AtomicI64::new(EPOCH),
+            random: AtomicU64::new(seed ^ 0x9e37_79b9_7f4a_7c15),
+            locks: (0..LOCKS).map(|_| RawMutex::INIT).collect(),
+            holders: (0..LOCKS).map(|_| AtomicU64::new(0)).collect(),
+            reports: Mutex::new(Vec::new()),
+        }))
+    }
+
+    /// A host that goes on from here in time and randomness, with free locks: what a new kernel
+    /// finds after a crash.
+    #[must_use]
+    pub fn reborn(&self) -> Self {
+        let new = TestHost::new(0);
+        new.0
+            .now
+            .store(self.0.now.load(Ordering::Relaxed), Ordering::Relaxed);
+        new.0
+            .random
+            .store(self.0.random.load(Ordering::Relaxed), Ordering::Relaxed);
+        new
+    }
+
+    /// Lets one tick pass; returns the new time.
+    pub fn tick(&self) -> i64 {
+        self.0.now.fetch_add(TICK, Ordering::Relaxed) + TICK
+    }
+
+    /// Sets the clock.
+    pub fn set_now(&self, now: i64) {
+        self.0.now.store(now, Ordering::Relaxed);
+    }
+
+    /// Corruptions reported so far.
+    #[must_use]
+    pub fn reports(&self) -> Vec<Corruption> {
+        self.0.reports.lock().clone()
+    }
+
+    /// Ids of locks that are held.
+    #[must_use]
+    pub fn held(&self) -> Vec<usize> {
+        (0..LOCKS)
+            .filter(|&i| self.0.holders[i].load(Ordering::Relaxed) != 0)
+            .collect()
+    }
+}
+
+impl Host for TestHost {
+    fn now(&self) -> i64 {
+        self.0.now.load(Ordering::Relaxed)
+    }
+
+    fn random(&self) -> u64 {
+        // splitmix64
+        let x = self
+            .0
+            .random
+            .fetch_add(0x9e37_79b9_7f4a_7c15, Ordering::Relaxed);
+        mix(x)
+    }
+
+    fn crc32(&self, crc: u32, data: &[u8]) -> u32 {
+        let mut h = crc32fast::Hasher::new_with_initial(crc);
+        h.update(data);
+        h.finalize()
+    }
+
+    fn lock(&self, id: usize) {
+        let me = THREAD.with(|t| *t);
+        assert_ne!(
+            self.0.holders[id].load(Ordering::Relaxed),
+            me,
+            "lock {id} taken twice by one thread"
+        );
+        self.0.locks[id].lock();
+        self.0.holders[id].store(me, Ordering::Relaxed);
+    }
+
+    fn try_lock(&self, id: usize) -> bool {
+        let got = self.0.locks[id].try_lock();
+        if got {
+            self.0.holders[id].store(THREAD.with(|t| *t), Ordering::Relaxed);
+        }
+        got
+    }
+
+    fn unlock(&self, id: usize) {
+        let holder = self.0.holders[id].swap(0, Ordering::Relaxed);
+        assert_eq!(
+            holder,
+            THREAD.with(|t| *t),
+            "lock {id} given back by a thread that does not hold it"
+        );
+        // SAFETY: the assertion above shows that this thread took the lock and holds it still.
+        unsafe { self.0.locks[id].unlock() };
+    }
+
+    fn cpu(&self) -> usize {
+        CPU.with(std::cell::Cell::get)
+    }
+
+    fn report(&self, corruption: &Corruption) {
+        self.0.reports.lock().push(*corruption);
+    }
+}
+
+/// The finaliser of splitmix64: spreads a counter over 64 bits.
+#[must_use]
+pub fn mix(mut x: u64) -> u64 {
+    x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    x ^ (x >> 31)
+}
+
+/// A small generator for tests that need no more than repeatable variety.
+#[derive(Clone, Debug)]
+pub struct Rng(pub u64);
+
+impl Rng {
+    /// The next 64 bits.
+    pub fn word(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        mix(self.0)
+    }
+
+    /// A number below `n` (which is not 0).
+    pub fn below(&mut self, n: u64) -> u64 {
+        self.word() % n
+    }
+
+    /// True once in `n` times.
+    pub fn one_in(&mut self, n: u64) -> bool {
+        self.below(n) == 0
+    }
+
+    /// Fills a buffer.
+    pub fn fill(&mut self, buf: &mut [u8]) {
+        for chunk in buf.chunks_mut(8) {
+            let word = self.word().to_le_bytes();
+            chunk.copy_from_slice(&word[..chunk.len()]);
+        }
+    }
+
+    /// `len` bytes.
+    pub fn bytes(&mut self, len: usize) -> Vec<u8> {
+        let mut v = vec![0; len];
+        self.fill(&mut v);
+        v
+    }
+}
