@@ -22,8 +22,10 @@ pub mod size;
 mod spec;
 mod user_host;
 pub mod uuid;
+mod volume;
 
 pub use error::{Error, Kind, Program, Result};
 pub use region::{open, Access, Backing, UserRegion};
 pub use spec::{PhysRange, Spec};
 pub use user_host::UserHost;
+pub use volume::Volume;
