@@ -71,7 +71,11 @@ impl Error {
             _ if error.raw_os_error() == Some(libc::EBUSY) => Kind::Busy,
             _ => Kind::System,
         };
-        Error::new(kind, format!("{what}: {error}"))
+        // Without std's "(os error 2)", which tells people nothing.
+        match error.raw_os_error().map(nix::errno::Errno::from_raw) {
+            Some(errno) => Error::new(kind, format!("{what}: {}", errno.desc())),
+            None => Error::new(kind, format!("{what}: {error}")),
+        }
     }
 
     /// An error of the core, met while doing `what`.

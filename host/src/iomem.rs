@@ -287,10 +287,7 @@ impl Refusal {
                 Kind::Refused,
                 format!("{range}: overlaps {e}, which is no memory for a region"),
             )
-            .hint(
-                "choose RAM, at or above 4 GiB, and ".to_string()
-                    + &reserve.replace("reserve it", "reserve that"),
-            ),
+            .hint("choose System RAM of /proc/iomem, at or above 4 GiB, and reserve it: memmap=SIZE$ADDR"),
             Refusal::FirmwareOwned(f) => Error::new(
                 Kind::Refused,
                 format!(

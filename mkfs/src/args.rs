@@ -31,7 +31,7 @@ Exit status: 0 done, 8 refused or failed, 16 wrong usage.";
 
 /// Makes an RP-RAMFS: a filesystem in memory that outlives the kernel.
 #[derive(Debug, Parser)]
-#[command(name = "mkfs.rpramfs", version, after_help = EXAMPLES)]
+#[command(name = "mkfs.rpramfs", bin_name = "mkfs.rpramfs", version, after_help = EXAMPLES)]
 pub struct Args {
     /// The region to format
     pub spec: OsString,
