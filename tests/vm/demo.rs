@@ -100,7 +100,14 @@ pub fn run(lab: &Lab) -> Result<()> {
 
 /// The same, but the mount is never taken down: nothing may depend on it.
 pub fn run_without_unmount(lab: &Lab) -> Result<()> {
-    carry(lab, &Options { unmount: false, ..Options::default() }).map(drop)
+    carry(
+        lab,
+        &Options {
+            unmount: false,
+            ..Options::default()
+        },
+    )
+    .map(drop)
 }
 
 /// Fails unless everything that was there before is there after.
@@ -124,7 +131,11 @@ pub fn carry(lab: &Lab, options: &Options) -> Result<Report> {
     let time = Timeline::start();
     let guest = lab.boot(&old)?;
     report.kernel_from = guest.release();
-    time.say(format!("{} is up in QEMU ({accel}), {}", report.kernel_from, region.argument()));
+    time.say(format!(
+        "{} is up in QEMU ({accel}), {}",
+        report.kernel_from,
+        region.argument()
+    ));
     guest.network_up()?;
     guest.run(fs.mkfs(&region))?;
     report.mount_from = mount(&guest, fs, &region)?.0;
@@ -136,9 +147,16 @@ pub fn carry(lab: &Lab, options: &Options) -> Result<Report> {
     Redis::connect(host)?.fill(seed, options.keys, 2900)?;
     Memcached::connect(host)?.fill(seed, options.items, 1000)?;
     for app in APPS {
-        time.say(format!("{} holds {} MiB", app.name, resident(&guest, app)? >> 20));
+        time.say(format!(
+            "{} holds {} MiB",
+            app.name,
+            resident(&guest, app)? >> 20
+        ));
     }
-    ensure!(resident(&guest, &APPS[0])? >= RESIDENT, "redis holds less than 256 MiB");
+    ensure!(
+        resident(&guest, &APPS[0])? >= RESIDENT,
+        "redis holds less than 256 MiB"
+    );
 
     let counter = Counter::start(host, PATIENCE)?;
     let load = Load::start(host, PATIENCE)?;
@@ -147,12 +165,24 @@ pub fn carry(lab: &Lab, options: &Options) -> Result<Report> {
     for app in APPS {
         let items = (app.items)(host)?;
         let (name, digest_before) = (app.name, digest(&items));
-        time.say(format!("{name}: {} items, digest {}…", items.len(), &digest_before[..12]));
+        time.say(format!(
+            "{name}: {} items, digest {}…",
+            items.len(),
+            &digest_before[..12]
+        ));
         let digest_after = String::new();
-        report.apps.push(AppReport { name, items: items.len(), digest_before, digest_after });
+        report.apps.push(AppReport {
+            name,
+            items: items.len(),
+            digest_before,
+            digest_after,
+        });
     }
     lab.kexec_load(&guest, &new)?;
-    time.say(format!("the next kernel is loaded ({} requests served)", load.requests()));
+    time.say(format!(
+        "the next kernel is loaded ({} requests served)",
+        load.requests()
+    ));
 
     let at = counter.count();
     let start = Instant::now();
@@ -162,7 +192,10 @@ pub fn carry(lab: &Lab, options: &Options) -> Result<Report> {
     report.seconds.dump = start.elapsed().as_secs_f64();
     let size = guest.run(format!("du -shx {MOUNT} | cut -f1"))?;
     let seconds = report.seconds.dump;
-    time.say(format!("checkpointed into the region in {seconds:.2} s: {}", size.trim()));
+    time.say(format!(
+        "checkpointed into the region in {seconds:.2} s: {}",
+        size.trim()
+    ));
     if options.unmount {
         guest.run(format!("umount {MOUNT}"))?;
     }
@@ -170,14 +203,25 @@ pub fn carry(lab: &Lab, options: &Options) -> Result<Report> {
     let (hello, seconds) = lab.kexec(&guest)?;
     report.seconds.kexec_to_init = seconds;
     report.kernel_to = hello.release;
-    time.say(format!("kexec into {}: init after {seconds:.2} s", report.kernel_to));
+    time.say(format!(
+        "kexec into {}: init after {seconds:.2} s",
+        report.kernel_to
+    ));
     hold_packets(&guest)?;
     guest.network_up()?;
     let clean = guest.command(fs.check(&region)).timeout(120).output()?;
-    ensure!(clean.success(), "not clean:\n{}{}", clean.stdout(), clean.stderr());
+    ensure!(
+        clean.success(),
+        "not clean:\n{}{}",
+        clean.stdout(),
+        clean.stderr()
+    );
     (report.mount_to, report.seconds.mount) = mount(&guest, fs, &region)?;
     let seconds = report.seconds.mount;
-    time.say(format!("checked clean, mounted as {} in {seconds:.2} s", report.mount_to));
+    time.say(format!(
+        "checked clean, mounted as {} in {seconds:.2} s",
+        report.mount_to
+    ));
     let start = Instant::now();
     for app in APPS {
         restore(&guest, app)?;
@@ -187,7 +231,10 @@ pub fn carry(lab: &Lab, options: &Options) -> Result<Report> {
     time.say(format!("restored in {:.2} s", report.seconds.restore));
 
     counter.wait(50, PATIENCE)?;
-    time.say(format!("the client counts on: {at} before, {} now", counter.count()));
+    time.say(format!(
+        "the client counts on: {at} before, {} now",
+        counter.count()
+    ));
     let load = load.finish().context("a client under load")?;
     time.say(format!(
         "the other clients too: {} requests, {} keys in redis and {} in memcached as answered",
@@ -205,7 +252,11 @@ pub fn carry(lab: &Lab, options: &Options) -> Result<Report> {
     report.seconds.client_gap = counted.gap.as_secs_f64();
     let stored = Redis::connect(host)?.call(&[b"GET", counter::KEY.as_bytes()])?;
     let expected = redis::Reply::Bulk(counted.counts.to_string().into_bytes());
-    ensure!(stored == expected, "counted {}, stored {stored:?}", counted.counts);
+    ensure!(
+        stored == expected,
+        "counted {}, stored {stored:?}",
+        counted.counts
+    );
     report.connection_survived = true;
     time.say(format!(
         "{} counts over one connection, the longest wait {:.2} s",
@@ -229,7 +280,9 @@ fn start_apps(guest: &Guest) -> Result<()> {
     guest.run(format!("echo {FIRST_PID} > /proc/sys/kernel/ns_last_pid"))?;
     for app in APPS {
         let start = app.start;
-        guest.run(format!("cd / && setsid {start} </dev/null >/dev/null 2>&1 &"))?;
+        guest.run(format!(
+            "cd / && setsid {start} </dev/null >/dev/null 2>&1 &"
+        ))?;
     }
     Ok(())
 }
@@ -248,13 +301,21 @@ fn resident(guest: &Guest, app: &App) -> Result<u64> {
 fn dump(guest: &Guest, app: &App) -> Result<()> {
     let (pid, dir) = (pid(guest, app)?, format!("{MOUNT}/{}", app.name));
     let criu = "criu dump --tcp-established --network-lock nftables --manage-cgroups=ignore";
-    criu_run(guest, &dir, &format!("{criu} -t {pid} --images-dir {dir} -o dump.log"))
+    criu_run(
+        guest,
+        &dir,
+        &format!("{criu} -t {pid} --images-dir {dir} -o dump.log"),
+    )
 }
 
 fn restore(guest: &Guest, app: &App) -> Result<()> {
     let dir = format!("{MOUNT}/{}", app.name);
     let criu = "criu restore -d --tcp-established --network-lock nftables --manage-cgroups=ignore";
-    criu_run(guest, &dir, &format!("{criu} --images-dir {dir} -o restore.log"))
+    criu_run(
+        guest,
+        &dir,
+        &format!("{criu} --images-dir {dir} -o restore.log"),
+    )
 }
 
 fn criu_run(guest: &Guest, dir: &str, criu: &str) -> Result<()> {
@@ -265,7 +326,9 @@ fn criu_run(guest: &Guest, dir: &str, criu: &str) -> Result<()> {
 /// The lock that CRIU put on the connections died with the old kernel. Until the servers are back
 /// the new one must not answer their clients: it would say that there is no such connection.
 fn hold_packets(guest: &Guest) -> Result<()> {
-    let ports = [redis::PORT, memcached::PORT].map(|port| port.to_string()).join(", ");
+    let ports = [redis::PORT, memcached::PORT]
+        .map(|port| port.to_string())
+        .join(", ");
     let rules = format!(
         "table inet hold {{
              chain input {{

@@ -33,6 +33,16 @@ pub struct Demo {
     no_unmount: bool,
 }
 
+/// The demo without any option.
+pub fn as_by_default() -> Result<()> {
+    #[derive(clap::Parser)]
+    struct Line {
+        #[command(flatten)]
+        demo: Demo,
+    }
+    <Line as clap::Parser>::parse_from(["demo"]).demo.run()
+}
+
 impl Demo {
     pub fn run(self) -> Result<()> {
         let options = Options {
@@ -60,7 +70,10 @@ impl Demo {
 fn summary(report: &Report) {
     println!("\n{}  →  {}", report.kernel_from, report.kernel_to);
     for app in &report.apps {
-        println!("  {:10} {:7} items, every one the same", app.name, app.items);
+        println!(
+            "  {:10} {:7} items, every one the same",
+            app.name, app.items
+        );
     }
     println!("  the client's connection was never closed");
     let s = &report.seconds;

@@ -2,12 +2,15 @@
 //! `cargo xtask`: the demo, the tests, the benchmarks and the lab of virtual machines.
 
 mod apps;
+mod bench;
 mod demo;
 mod host;
 mod lab;
+mod msrv;
 #[path = "../../tests/vm/mod.rs"]
 mod scenarios;
 mod setup;
+mod test;
 mod timeline;
 mod vm;
 
@@ -25,6 +28,10 @@ struct Args {
 enum Task {
     /// Carry redis and memcached, connections and all, over a kernel update in a guest
     Demo(demo::Demo),
+    /// Run the tests: style, units, suites, and the scenarios under real kernels
+    Test(test::Test),
+    /// Measure ourselves against what a user would take instead
+    Bench(bench::Bench),
     /// Guests with stock Debian kernels: a shell in one, or a scenario
     #[command(subcommand)]
     Vm(vm::Task),
@@ -33,8 +40,14 @@ enum Task {
 }
 
 fn main() -> Result<()> {
+    // The errors say where they come from themselves.
+    if std::env::var_os("RUST_LIB_BACKTRACE").is_none() {
+        std::env::set_var("RUST_LIB_BACKTRACE", "0");
+    }
     match Args::parse().task {
         Task::Demo(demo) => demo.run(),
+        Task::Test(test) => test.run(),
+        Task::Bench(bench) => bench.run(),
         Task::Vm(task) => vm::run(task),
         Task::Setup => setup::all(),
     }

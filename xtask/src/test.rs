@@ -3,7 +3,7 @@
 //!
 //! A new suite is a function here and a line in [`STEPS`].
 
-use crate::host::{self, cargo, show};
+use crate::host::{cargo, show};
 use crate::{msrv, setup, vm};
 use anyhow::{bail, Result};
 use clap::Args;
@@ -14,16 +14,19 @@ use std::time::Instant;
 const STEPS: &[Step] = &[
     step("style:format", true, format),
     step("style:clippy", true, clippy),
-    step("unit", true, unit),
+    step("unit:debug", true, unit),
     step("core:no_std", true, no_std),
     step("core:msrv", false, core_msrv),
-    step("crash", false, crash),
-    step("corruption", false, corruption),
+    step("unit:release", false, unit_release),
     step("tools:static", false, static_tools),
     step("vm:boot", false, || vm::scenario("boot")),
     step("vm:kexec", false, || vm::scenario("kexec_keeps_region")),
+    step("vm:notices", false, || vm::scenario("lab_notices")),
+    step("vm:crash", false, || vm::scenario("crash_keeps_region")),
     step("vm:demo", false, vm_demo),
-    step("vm:demo_without_unmount", false, || vm::scenario("demo_without_unmount")),
+    step("vm:demo_without_unmount", false, || {
+        vm::scenario("demo_without_unmount")
+    }),
 ];
 
 struct Step {
@@ -81,7 +84,10 @@ impl Test {
         }
         println!();
         for (name, passed, seconds) in &results {
-            println!("{:6} {name:26} {seconds:7.1} s", if *passed { "ok" } else { "FAILED" });
+            println!(
+                "{:6} {name:26} {seconds:7.1} s",
+                if *passed { "ok" } else { "FAILED" }
+            );
         }
         let failed = results.iter().filter(|(_, passed, _)| !passed).count();
         println!("\n{} passed, {failed} failed", results.len() - failed);
@@ -94,7 +100,11 @@ impl Test {
 
 impl Step {
     fn is(&self, name: &str) -> bool {
-        self.name == name || self.name.split_once(':').is_some_and(|(group, _)| group == name)
+        self.name == name
+            || self
+                .name
+                .split_once(':')
+                .is_some_and(|(group, _)| group == name)
     }
 }
 
@@ -103,7 +113,15 @@ fn format() -> Result<()> {
 }
 
 fn clippy() -> Result<()> {
-    show(cargo().args(["clippy", "-q", "--workspace", "--all-targets", "--", "-D", "warnings"]))
+    show(cargo().args([
+        "clippy",
+        "-q",
+        "--workspace",
+        "--all-targets",
+        "--",
+        "-D",
+        "warnings",
+    ]))
 }
 
 /// The tests of every crate, in the profile of daily work: with overflow checks.
@@ -120,31 +138,16 @@ fn core_msrv() -> Result<()> {
     msrv::check_core()
 }
 
-/// The crash tests replay millions of states: optimised, with checks.
-fn crash() -> Result<()> {
-    suite("crash")
-}
-
-fn corruption() -> Result<()> {
-    suite("corruption")
-}
-
-/// A test target of the `tests` package, in full length.
-fn suite(name: &str) -> Result<()> {
-    if !host::root().join("tests").join(name).is_dir() {
-        bail!("tests/{name} is not there");
-    }
-    let mut test = cargo();
-    test.args(["test", "-q", "--release", "-p", "rpramfs-tests", "--test", name]);
-    test.env("RPRAMFS_FULL", "1");
-    show(&mut test)
+/// The same optimised, as the long suites (crash states, damaged images) need it.
+fn unit_release() -> Result<()> {
+    show(cargo().args(["test", "-q", "--workspace", "--release"]))
 }
 
 fn static_tools() -> Result<()> {
-    crate::lab::check_static_tools()
+    crate::lab::check_static()
 }
 
 /// The demo is a scenario, run as a person would run it.
 fn vm_demo() -> Result<()> {
-    vm::demo_as_a_person_would()
+    crate::demo::as_by_default()
 }

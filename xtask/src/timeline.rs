@@ -10,11 +10,17 @@ pub struct Timeline {
 
 impl Timeline {
     pub fn start() -> Timeline {
-        Timeline { start: Instant::now() }
+        Timeline {
+            start: Instant::now(),
+        }
     }
 
     pub fn say(&self, text: impl AsRef<str>) {
-        println!("[{:7.2} s] {}", self.start.elapsed().as_secs_f64(), text.as_ref());
+        println!(
+            "[{:7.2} s] {}",
+            self.start.elapsed().as_secs_f64(),
+            text.as_ref()
+        );
         let _ = std::io::stdout().flush();
     }
 }

@@ -44,6 +44,9 @@ pub struct Shell {
     /// Another kernel module
     #[arg(long)]
     module: Vec<String>,
+    /// Another program, from a package of Debian forky, as PACKAGE=PROGRAM
+    #[arg(long)]
+    program: Vec<String>,
     /// A file of the host's, as PATH_IN_GUEST=FILE
     #[arg(long)]
     file: Vec<String>,
@@ -107,6 +110,10 @@ impl Shell {
             .module
             .iter()
             .fold(boot, |boot, name| boot.module(name));
+        for program in &self.program {
+            let (package, program) = program.split_once('=').context("--program PACKAGE=NAME")?;
+            boot = boot.program(package, program);
+        }
         for file in &self.file {
             let (place, from) = file.split_once('=').context("--file PATH_IN_GUEST=FILE")?;
             boot = boot.file(place, &PathBuf::from(from));

@@ -35,7 +35,11 @@ impl Counter {
         let count = Arc::new(AtomicI64::new(0));
         let (stop_too, count_too) = (stop.clone(), count.clone());
         let thread = thread::spawn(move || run(&mut redis, &stop_too, &count_too));
-        Ok(Counter { stop, count, thread })
+        Ok(Counter {
+            stop,
+            count,
+            thread,
+        })
     }
 
     /// The last number the server answered with.
@@ -50,7 +54,10 @@ impl Counter {
             if self.thread.is_finished() {
                 bail!("the client that counts has lost its connection");
             }
-            ensure!(Instant::now() < deadline, "the client that counts gets no answer");
+            ensure!(
+                Instant::now() < deadline,
+                "the client that counts gets no answer"
+            );
             thread::sleep(Duration::from_millis(2));
         }
         Ok(())
@@ -75,13 +82,19 @@ fn run(redis: &mut Redis, stop: &AtomicBool, count: &AtomicI64) -> Result<Report
     while !stop.load(Ordering::Acquire) {
         let answer = redis.integer(&[b"INCR", KEY.as_bytes()])?;
         counts += 1;
-        ensure!(answer == counts, "counted {counts}, the server says {answer}");
+        ensure!(
+            answer == counts,
+            "counted {counts}, the server says {answer}"
+        );
         gap = gap.max(last.elapsed());
         last = Instant::now();
         count.store(counts, Ordering::Release);
         thread::sleep(PAUSE);
     }
     let after = identity(redis)?;
-    ensure!(before == after, "not the same connection: {before:?}, {after:?}");
+    ensure!(
+        before == after,
+        "not the same connection: {before:?}, {after:?}"
+    );
     Ok(Report { counts, gap })
 }

@@ -35,13 +35,18 @@ pub struct Report {
 
 impl Load {
     pub fn start(host: Ipv4Addr, limit: Duration) -> Result<Load> {
-        let (stop, done) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+        let (stop, done) = (
+            Arc::new(AtomicBool::new(false)),
+            Arc::new(AtomicU64::new(0)),
+        );
         let mut threads = Vec::new();
         for number in 0..CLIENTS {
             let mut redis = Redis::connect(host)?;
             redis.limit(limit)?;
             let (stop_too, done_too) = (stop.clone(), done.clone());
-            threads.push(thread::spawn(move || on_redis(&mut redis, number, &stop_too, &done_too)));
+            threads.push(thread::spawn(move || {
+                on_redis(&mut redis, number, &stop_too, &done_too)
+            }));
             let mut memcached = Memcached::connect(host)?;
             memcached.limit(limit)?;
             let (stop_too, done_too) = (stop.clone(), done.clone());
@@ -49,7 +54,11 @@ impl Load {
                 on_memcached(&mut memcached, number, &stop_too, &done_too)
             }));
         }
-        Ok(Load { stop, done, threads })
+        Ok(Load {
+            stop,
+            done,
+            threads,
+        })
     }
 
     pub fn requests(&self) -> u64 {
@@ -67,7 +76,11 @@ impl Load {
             }
         }
         let requests = self.done.load(Ordering::Relaxed);
-        Ok(Report { requests, redis_keys: keys[0], memcached_keys: keys[1] })
+        Ok(Report {
+            requests,
+            redis_keys: keys[0],
+            memcached_keys: keys[1],
+        })
     }
 }
 
@@ -86,7 +99,10 @@ fn on_redis(redis: &mut Redis, number: u64, stop: &AtomicBool, done: &AtomicU64)
     }
     for (key, value) in &expected {
         let reply = redis.call(&[b"GET", key.as_bytes()])?;
-        ensure!(reply == Reply::Bulk(value.clone()), "{key} does not hold what was answered");
+        ensure!(
+            reply == Reply::Bulk(value.clone()),
+            "{key} does not hold what was answered"
+        );
     }
     Ok(expected.len())
 }
@@ -110,7 +126,8 @@ fn on_memcached(
     }
     for (key, value) in &expected {
         let found = memcached.get(std::slice::from_ref(key))?;
-        let same = matches!(&found[..], [(k, f, v)] if k == key && *f == number as u32 && v == value);
+        let same =
+            matches!(&found[..], [(k, f, v)] if k == key && *f == number as u32 && v == value);
         ensure!(same, "{key} does not hold what was answered");
     }
     Ok(expected.len())

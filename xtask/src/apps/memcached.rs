@@ -32,7 +32,9 @@ impl Memcached {
     fn line(&mut self) -> Result<String> {
         let mut line = String::new();
         self.input.read_line(&mut line)?;
-        let line = line.strip_suffix('\n').context("memcached: the connection was closed")?;
+        let line = line
+            .strip_suffix('\n')
+            .context("memcached: the connection was closed")?;
         Ok(line.trim_end_matches('\r').to_owned())
     }
 
@@ -91,7 +93,9 @@ impl Memcached {
                 keys.dedup();
                 return Ok(keys);
             }
-            let key = line.strip_prefix("key=").and_then(|rest| rest.split(' ').next());
+            let key = line
+                .strip_prefix("key=")
+                .and_then(|rest| rest.split(' ').next());
             let key = key.with_context(|| format!("memcached: metadump: {line}"))?;
             if key.starts_with(prefix) {
                 keys.push(key.to_owned());
@@ -115,7 +119,9 @@ impl Memcached {
                 return Ok(found);
             }
             let words: Vec<&str> = line.split(' ').collect();
-            let ["VALUE", key, flags, length] = words[..] else { bail!("memcached: get: {line}") };
+            let ["VALUE", key, flags, length] = words[..] else {
+                bail!("memcached: get: {line}")
+            };
             let mut value = vec![0; length.parse::<usize>()? + 2];
             self.input.read_exact(&mut value)?;
             value.truncate(value.len() - 2);
@@ -129,9 +135,15 @@ impl Memcached {
         let mut items = Fingerprints::new();
         for batch in keys.chunks(BATCH) {
             let found = self.get(batch)?;
-            ensure!(found.len() == batch.len(), "memcached: items are gone while being read");
+            ensure!(
+                found.len() == batch.len(),
+                "memcached: items are gone while being read"
+            );
             for (key, flags, value) in found {
-                items.insert(key.into_bytes(), fingerprint(&[&flags.to_le_bytes(), &value]));
+                items.insert(
+                    key.into_bytes(),
+                    fingerprint(&[&flags.to_le_bytes(), &value]),
+                );
             }
         }
         Ok(items)

@@ -69,7 +69,9 @@ impl Redis {
     fn reply(&mut self) -> Result<Reply> {
         let mut line = String::new();
         self.input.read_line(&mut line)?;
-        let line = line.strip_suffix("\r\n").context("redis: the connection was closed")?;
+        let line = line
+            .strip_suffix("\r\n")
+            .context("redis: the connection was closed")?;
         let (kind, rest) = line.split_at_checked(1).context("redis: an empty answer")?;
         Ok(match kind {
             "+" => Reply::Status(rest.to_owned()),
@@ -116,15 +118,26 @@ impl Redis {
         let mut cursor = b"0".to_vec();
         let mut keys = Vec::new();
         loop {
-            let scan = [b"SCAN", &cursor[..], b"MATCH", pattern.as_bytes(), b"COUNT", b"1000"];
-            let Reply::Array(parts) = self.call(&scan)? else { bail!("redis: SCAN") };
+            let scan = [
+                b"SCAN",
+                &cursor[..],
+                b"MATCH",
+                pattern.as_bytes(),
+                b"COUNT",
+                b"1000",
+            ];
+            let Reply::Array(parts) = self.call(&scan)? else {
+                bail!("redis: SCAN")
+            };
             let mut parts = parts.into_iter();
             let (Some(Reply::Bulk(next)), Some(Reply::Array(found))) = (parts.next(), parts.next())
             else {
                 bail!("redis: SCAN")
             };
             for key in found {
-                let Reply::Bulk(key) = key else { bail!("redis: SCAN") };
+                let Reply::Bulk(key) = key else {
+                    bail!("redis: SCAN")
+                };
                 keys.push(key);
             }
             if next == b"0" {

@@ -78,10 +78,6 @@ impl Agent {
         self.send(Kind::Stdin, id, &[])
     }
 
-    pub fn kill(&self, id: u32) -> Result<()> {
-        self.send(Kind::Kill, id, &[])
-    }
-
     fn send(&self, kind: Kind, id: u32, payload: &[u8]) -> Result<()> {
         write_frame(&mut *self.writer.lock().unwrap(), kind, id, payload)
             .context("the line to the guest is cut")

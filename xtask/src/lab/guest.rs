@@ -46,6 +46,11 @@ impl Output {
         String::from_utf8_lossy(&self.stderr).into_owned()
     }
 
+    /// How long the command ran, by the guest's clock.
+    pub fn seconds(&self) -> f64 {
+        self.exit.seconds
+    }
+
     fn ending(&self) -> String {
         match &self.exit {
             Exit {
@@ -101,6 +106,11 @@ impl Command<'_> {
 
     /// Runs it and takes anything but success for an error.
     pub fn run(self) -> Result<String> {
+        Ok(self.succeed()?.stdout())
+    }
+
+    /// The same, with all that is known of it.
+    pub fn succeed(self) -> Result<Output> {
         let script = self.script.clone();
         let console = self.guest.console.path().to_owned();
         let output = self.output()?;
@@ -112,7 +122,7 @@ impl Command<'_> {
             output.stderr(),
             console.display()
         );
-        Ok(output.stdout())
+        Ok(output)
     }
 }
 
@@ -313,6 +323,20 @@ impl Guest {
     fn last_words(&self) -> String {
         let (path, tail) = (self.console.path().display(), self.console.tail(15));
         format!("\n--- end of {path}:\n{tail}\n---")
+    }
+
+    /// Makes the kernel panic; returns what the crash kernel that is loaded says. Without one the
+    /// guest ends, which is an error.
+    pub fn panic(&self) -> Result<Hello> {
+        self.leave("echo c > /proc/sysrq-trigger", Duration::from_secs(120))
+    }
+
+    /// Stops the whole machine, as if it hung.
+    pub fn freeze(&self) {
+        // SAFETY: a signal to our own child.
+        unsafe {
+            libc::kill(self.qemu.lock().unwrap().id() as i32, libc::SIGSTOP);
+        }
     }
 
     /// Waits until a person has left the guest's shell.

@@ -233,14 +233,12 @@ impl Lab {
     /// Loads the next kernel in the guest, always by kexec_file_load: the older system call places
     /// its segments by the firmware's map and would write over the region.
     pub fn kexec_load(&self, guest: &Guest, next: &Boot) -> Result<()> {
-        let (kernel, initrd) = self.prepare(next)?;
-        guest.push_file("/tmp/next/vmlinuz", &kernel.image)?;
-        guest.push_file("/tmp/next/initrd", &initrd)?;
-        guest.push("/tmp/next/cmdline", next.command_line())?;
-        let load = "cd /tmp/next && \
-                    kexec -s -l vmlinuz --initrd=initrd --command-line=\"$(cat cmdline)\" && \
-                    rm -r /tmp/next";
-        guest.command(load).timeout(120).run().map(drop)
+        self.load(guest, next, "-l")
+    }
+
+    /// Loads the kernel that is to be started by a panic. The guest needs `crashkernel=`.
+    pub fn crash_load(&self, guest: &Guest, next: &Boot) -> Result<()> {
+        self.load(guest, next, "-p")
     }
 
     /// Starts the kernel that is loaded. Returns what its init says and the seconds it took.
@@ -248,5 +246,18 @@ impl Lab {
         let start = Instant::now();
         let hello = guest.leave("exec kexec -e", BOOT_LIMIT)?;
         Ok((hello, start.elapsed().as_secs_f64()))
+    }
+
+    fn load(&self, guest: &Guest, next: &Boot, how: &str) -> Result<()> {
+        let (kernel, initrd) = self.prepare(next)?;
+        guest.push_file("/tmp/next/vmlinuz", &kernel.image)?;
+        guest.push_file("/tmp/next/initrd", &initrd)?;
+        guest.push("/tmp/next/cmdline", next.command_line())?;
+        let load = format!(
+            "cd /tmp/next && \
+             kexec -s {how} vmlinuz --initrd=initrd --command-line=\"$(cat cmdline)\" && \
+             rm -r /tmp/next"
+        );
+        guest.command(load).timeout(120).run().map(drop)
     }
 }

@@ -32,8 +32,10 @@ mod tap;
 mod tools;
 mod userland;
 
-pub use cache::hex;
+pub use apt::{unpack, Apt};
+pub use cache::{hex, Cache};
 pub use filesystem::Filesystem;
-pub use guest::{Guest, Output};
+pub use guest::Guest;
 pub use lab::{Boot, Lab};
 pub use region::{Region, Size};
+pub use tools::check_static;

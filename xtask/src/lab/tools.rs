@@ -63,3 +63,21 @@ pub fn build(packages: &[&str]) -> Result<()> {
     cargo.env("RUSTFLAGS", "-C target-feature=+crt-static");
     host::show(&mut cargo)
 }
+
+/// Builds them all and sees that they need no library and stay small enough for an initramfs.
+pub fn check_static() -> Result<()> {
+    const LIMIT: u64 = 2 << 20;
+    for (_, path) in Tools::default().rpramfs()? {
+        let bytes = std::fs::read(&path)?;
+        let interpreter = bytes.windows(15).any(|window| window == b"ld-linux-x86-64");
+        ensure!(!interpreter, "{} is linked dynamically", path.display());
+        ensure!(
+            bytes.len() as u64 <= LIMIT,
+            "{}: {} bytes",
+            path.display(),
+            bytes.len()
+        );
+        println!("{:8} KiB  {}", bytes.len() >> 10, path.display());
+    }
+    Ok(())
+}

@@ -81,14 +81,20 @@ pub fn main(args: &[String]) -> Result<(), String> {
 }
 
 fn number(text: &String) -> Result<u64, String> {
-    let (digits, radix) = text.strip_prefix("0x").map_or((text.as_str(), 10), |hex| (hex, 16));
+    let (digits, radix) = text
+        .strip_prefix("0x")
+        .map_or((text.as_str(), 10), |hex| (hex, 16));
     u64::from_str_radix(digits, radix).map_err(|error| format!("{text}: {error}"))
 }
 
 /// Fills memory and waits for good.
 pub fn hold(args: &[String]) -> Result<(), String> {
-    let [size] = args else { return Err("usage: /init hold SIZE".to_owned()) };
-    let words: Vec<u64> = (0..number(size)? as usize / 8).map(|at| word(1, at)).collect();
+    let [size] = args else {
+        return Err("usage: /init hold SIZE".to_owned());
+    };
+    let words: Vec<u64> = (0..number(size)? as usize / 8)
+        .map(|at| word(1, at))
+        .collect();
     loop {
         // Looked at, so that nothing is optimised away.
         std::hint::black_box(&words);

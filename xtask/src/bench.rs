@@ -1,0 +1,108 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0 OR GPL-2.0
+//! `cargo xtask bench`: each measure is a ratio of two things measured in turns in the same run.
+//!
+//! A new group of measures is a function and a line in [`GROUPS`].
+
+mod criu;
+mod stats;
+
+use crate::host;
+use anyhow::{bail, Result};
+use clap::Args;
+use serde::Serialize;
+use std::fs;
+
+pub use stats::Pairs;
+
+/// Each group is written to `target/bench/NAME.json`.
+const GROUPS: &[Group] = &[Group {
+    name: "criu",
+    about: "checkpoint and restore of a 256 MiB process, mount against tmpfs",
+    run: criu::run,
+}];
+
+struct Group {
+    name: &'static str,
+    about: &'static str,
+    run: fn(&Settings) -> Result<Vec<Measure>>,
+}
+
+/// One line of the results.
+#[derive(Debug, Serialize)]
+pub struct Measure {
+    pub measure: String,
+    /// The median of ours.
+    pub value: f64,
+    pub unit: &'static str,
+    /// The median of what we are compared with.
+    pub baseline: f64,
+    /// Ours ÷ baseline: the median over the rounds, each of which measured both.
+    pub ratio: f64,
+    /// Of the rounds' ratios: (largest − smallest) ÷ median.
+    pub spread: f64,
+}
+
+pub struct Settings {
+    /// Each measure is taken that often.
+    pub rounds: usize,
+}
+
+#[derive(Args)]
+pub struct Bench {
+    /// Only these groups
+    names: Vec<String>,
+    /// Rounds of each measure
+    #[arg(long, default_value_t = 7)]
+    rounds: usize,
+    /// List the groups and do nothing
+    #[arg(long)]
+    list: bool,
+}
+
+impl Bench {
+    pub fn run(&self) -> Result<()> {
+        if self.list {
+            GROUPS
+                .iter()
+                .for_each(|group| println!("{:10} {}", group.name, group.about));
+            return Ok(());
+        }
+        for name in &self.names {
+            if !GROUPS.iter().any(|group| group.name == name) {
+                bail!("no group {name}; see `cargo xtask bench --list`");
+            }
+        }
+        let settings = Settings {
+            rounds: self.rounds.max(1),
+        };
+        let dir = host::target().join("bench");
+        fs::create_dir_all(&dir)?;
+        let chosen = |group: &&Group| {
+            self.names.is_empty() || self.names.iter().any(|name| name == group.name)
+        };
+        let mut all = Vec::new();
+        for group in GROUPS.iter().filter(chosen) {
+            println!("━━ {}: {}", group.name, group.about);
+            let measures = (group.run)(&settings)?;
+            let path = dir.join(format!("{}.json", group.name));
+            fs::write(&path, serde_json::to_string_pretty(&measures)? + "\n")?;
+            all.extend(measures);
+        }
+        table(&all);
+        println!("\nresults: {}/*.json", dir.display());
+        Ok(())
+    }
+}
+
+fn table(measures: &[Measure]) {
+    println!(
+        "\n{:36} {:>12} {:>12} {:5} {:>7} {:>7}",
+        "measure", "ours", "baseline", "unit", "ratio", "spread"
+    );
+    for m in measures {
+        println!(
+            "{:36} {:>12.4} {:>12.4} {:5} {:>7.3} {:>7.3}",
+            m.measure, m.value, m.baseline, m.unit, m.ratio, m.spread
+        );
+    }
+}
