@@ -35,14 +35,20 @@ fn stop_everywhere(what: &str, prepare: impl Fn(&Scratch, &TestHost)) {
                 let fs = mount(&scratch, host.reborn())
                     .unwrap_or_else(|e| panic!("{what}: mount after {k} stores: {e:?}"));
                 let tree = walk(&fs, &[]).unwrap_or_else(|e| panic!("{what}: {k} stores: {e}"));
-                assert!(old || tree.len() == 1, "{what}: half a filesystem after {k} stores");
+                assert!(
+                    old || tree.len() == 1,
+                    "{what}: half a filesystem after {k} stores"
+                );
                 audit(&fs, &tree).unwrap_or_else(|e| panic!("{what}: {k} stores: {e}"));
                 empty(&fs).unwrap_or_else(|e| panic!("{what}: {k} stores: {e}"));
                 whole += 1;
             }
         }
     }
-    println!("crash: format {what}: {} states, {none} without a filesystem", none + whole);
+    println!(
+        "crash: format {what}: {} states, {none} without a filesystem",
+        none + whole
+    );
     assert!(whole >= 1, "{what}: the end of it is no filesystem");
     assert!(none >= 1, "{what}: never without");
 }

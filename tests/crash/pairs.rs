@@ -54,42 +54,118 @@ const ALPHABET: &[(&str, Do, &[&str])] = &[
     ("remove the symlink", |w| remove(w, "s"), &[]),
     ("remove the sealed file", |w| remove(w, "sealed"), &[]),
     ("rmdir", |w| rmdir(w, "e").map(drop), &[]),
-    ("rename f", |w| rename(w, "f", "e/f", RenameMode::Replace), &[]),
-    ("rename over", |w| rename(w, "d/g", "f", RenameMode::Replace), &[]),
-    ("rename a directory", |w| rename(w, "d", "e/d", RenameMode::Replace), &[]),
-    ("rename over a directory", |w| rename(w, "d", "e", RenameMode::Replace), &[]),
-    ("exchange", |w| rename(w, "d/g", "c", RenameMode::Exchange), &[]),
-    ("exchange directories", |w| rename(w, "d", "e", RenameMode::Exchange), &[]),
-    ("whiteout", |w| rename(w, "f", "d/w", RenameMode::Whiteout), &[]),
-    ("chmod", |w| {
-        let set = SetAttr { mode: Some(0o700), ..SetAttr::default() };
-        w.setattr(resolve(w, "f")?, &set).map(drop)
-    }, &[]),
+    (
+        "rename f",
+        |w| rename(w, "f", "e/f", RenameMode::Replace),
+        &[],
+    ),
+    (
+        "rename over",
+        |w| rename(w, "d/g", "f", RenameMode::Replace),
+        &[],
+    ),
+    (
+        "rename a directory",
+        |w| rename(w, "d", "e/d", RenameMode::Replace),
+        &[],
+    ),
+    (
+        "rename over a directory",
+        |w| rename(w, "d", "e", RenameMode::Replace),
+        &[],
+    ),
+    (
+        "exchange",
+        |w| rename(w, "d/g", "c", RenameMode::Exchange),
+        &[],
+    ),
+    (
+        "exchange directories",
+        |w| rename(w, "d", "e", RenameMode::Exchange),
+        &[],
+    ),
+    (
+        "whiteout",
+        |w| rename(w, "f", "d/w", RenameMode::Whiteout),
+        &[],
+    ),
+    (
+        "chmod",
+        |w| {
+            let set = SetAttr {
+                mode: Some(0o700),
+                ..SetAttr::default()
+            };
+            w.setattr(resolve(w, "f")?, &set).map(drop)
+        },
+        &[],
+    ),
     ("truncate f", |w| truncate(w, "f", 5000), &[]),
     ("truncate f up", |w| truncate(w, "f", 50_000), &[]),
     ("truncate c", |w| truncate(w, "c", 100), &[]),
     ("append", |w| write(w, "f", 10_000, 3000, 9), &[]),
     ("write a hole", |w| write(w, "c", 4096, 4096, 9), &[]),
-    ("write over all of c", |w| write(w, "c", 1000, 60_000, 9), &["c"]),
+    (
+        "write over all of c",
+        |w| write(w, "c", 1000, 60_000, 9),
+        &["c"],
+    ),
     ("overwrite", |w| write(w, "f", 1000, 5000, 9), &["f"]),
     ("write unwritten", |w| write(w, "u", 5000, 3000, 9), &[]),
     ("write far", |w| write(w, "u", 1 << 40, 3000, 9), &[]),
-    ("write the orphan", |w| write_ino(w, orphan(), 10_000, 3000, 9), &[]),
-    ("allocate", |w| {
-        fallocate(w, "c", Fallocate::Allocate { keep_size: true }, 0, 100_000)
-    }, &["c"]),
-    ("punch", |w| fallocate(w, "c", Fallocate::PunchHole, 4096, 70_000), &["c"]),
-    ("punch f", |w| fallocate(w, "f", Fallocate::PunchHole, 4096, 4096), &[]),
-    ("zero", |w| {
-        fallocate(w, "f", Fallocate::ZeroRange { keep_size: false }, 4096, 20_480)
-    }, &["f"]),
-    ("copy", |w| {
-        w.copy_range(resolve(w, "c")?, 4096, resolve(w, "u")?, 4096, 30_000).map(drop)
-    }, &["u"]),
+    (
+        "write the orphan",
+        |w| write_ino(w, orphan(), 10_000, 3000, 9),
+        &[],
+    ),
+    (
+        "allocate",
+        |w| fallocate(w, "c", Fallocate::Allocate { keep_size: true }, 0, 100_000),
+        &["c"],
+    ),
+    (
+        "punch",
+        |w| fallocate(w, "c", Fallocate::PunchHole, 4096, 70_000),
+        &["c"],
+    ),
+    (
+        "punch f",
+        |w| fallocate(w, "f", Fallocate::PunchHole, 4096, 4096),
+        &[],
+    ),
+    (
+        "zero",
+        |w| {
+            fallocate(
+                w,
+                "f",
+                Fallocate::ZeroRange { keep_size: false },
+                4096,
+                20_480,
+            )
+        },
+        &["f"],
+    ),
+    (
+        "copy",
+        |w| {
+            w.copy_range(resolve(w, "c")?, 4096, resolve(w, "u")?, 4096, 30_000)
+                .map(drop)
+        },
+        &["u"],
+    ),
     ("setxattr", |w| setxattr(w, "f", "user.more", 100), &[]),
-    ("setxattr large", |w| setxattr(w, "f", "user.small", 20_000), &[]),
+    (
+        "setxattr large",
+        |w| setxattr(w, "f", "user.small", 20_000),
+        &[],
+    ),
     ("removexattr", |w| removexattr(w, "f", "user.small"), &[]),
-    ("removexattr large", |w| removexattr(w, "d/g", "user.large"), &[]),
+    (
+        "removexattr large",
+        |w| removexattr(w, "d/g", "user.large"),
+        &[],
+    ),
     ("seal", |w| w.seal(resolve(w, "f")?), &[]),
     ("seal c", |w| w.seal(resolve(w, "c")?), &[]),
     ("unseal", |w| w.unseal(resolve(w, "sealed")?), &[]),

@@ -83,12 +83,17 @@ fn extents_before_growth(pages: u64) -> u64 {
 
 fn names() -> Vec<Case> {
     let mut v = vec![
-        Case::new("create in the empty root", nothing, |w| touch(w, "a").map(drop)),
+        Case::new("create in the empty root", nothing, |w| {
+            touch(w, "a").map(drop)
+        }),
         Case::new("create", base, |w| touch(w, "d/new").map(drop)),
         Case::new("create, longest name", base, |w| {
             touch(w, &format!("d/{}", "n".repeat(255))).map(drop)
         }),
-        Case::new("create where the name exists", base, |w| touch(w, "f").map(drop)).fails(),
+        Case::new("create where the name exists", base, |w| {
+            touch(w, "f").map(drop)
+        })
+        .fails(),
         Case::new(
             "create in a set-group-ID directory",
             |w| {
@@ -103,20 +108,34 @@ fn names() -> Vec<Case> {
             |w| mkdir(w, "d/new").map(drop),
         ),
         Case::new("mkdir", base, |w| mkdir(w, "d/new").map(drop)),
-        Case::new("mknod device", base, |w| mknod(w, "d/new", S_IFCHR | 0o600).map(drop)),
-        Case::new("mknod fifo", base, |w| mknod(w, "d/new", S_IFIFO | 0o600).map(drop)),
+        Case::new("mknod device", base, |w| {
+            mknod(w, "d/new", S_IFCHR | 0o600).map(drop)
+        }),
+        Case::new("mknod fifo", base, |w| {
+            mknod(w, "d/new", S_IFIFO | 0o600).map(drop)
+        }),
         Case::new("tmpfile", base, |w| tmpfile(w, "d").map(drop)),
         Case::new("symlink, inline target", base, |w| symlink(w, "d/new", 112)),
-        Case::new("symlink, target in a page", base, |w| symlink(w, "d/new", 113)),
-        Case::new("symlink, longest target", base, |w| symlink(w, "d/new", 4095)),
+        Case::new("symlink, target in a page", base, |w| {
+            symlink(w, "d/new", 113)
+        }),
+        Case::new("symlink, longest target", base, |w| {
+            symlink(w, "d/new", 4095)
+        }),
         Case::new("symlink too long", base, |w| symlink(w, "d/new", 4096)).fails(),
         Case::new("link, same directory", base, |w| link(w, "f", "f2")),
         Case::new("link, other directory", base, |w| link(w, "f", "e/f2")),
-        Case::new("unlink, the last name of an empty file", |w| touch(w, "a").map(drop), |w| {
-            unlink(w, "a").map(drop)
+        Case::new(
+            "unlink, the last name of an empty file",
+            |w| touch(w, "a").map(drop),
+            |w| unlink(w, "a").map(drop),
+        ),
+        Case::new("unlink, the last name, held", base, |w| {
+            unlink(w, "d/g").map(drop)
         }),
-        Case::new("unlink, the last name, held", base, |w| unlink(w, "d/g").map(drop)),
-        Case::new("unlink, one of two names", base, |w| unlink(w, "f").map(drop)),
+        Case::new("unlink, one of two names", base, |w| {
+            unlink(w, "f").map(drop)
+        }),
         Case::new("unlink a symlink", base, |w| unlink(w, "s").map(drop)),
         Case::new("rmdir", base, |w| rmdir(w, "e").map(drop)),
         Case::new("rmdir, not empty", base, |w| rmdir(w, "d").map(drop)).fails(),
@@ -135,11 +154,26 @@ fn names() -> Vec<Case> {
         ("directory over an empty one", "d", "e", replace),
         ("noreplace", "f", "d/new", RenameMode::NoReplace),
         ("exchange, same directory", "f", "s", RenameMode::Exchange),
-        ("exchange, other directory", "f", "d/g", RenameMode::Exchange),
+        (
+            "exchange, other directory",
+            "f",
+            "d/g",
+            RenameMode::Exchange,
+        ),
         ("exchange directories", "d", "e", RenameMode::Exchange),
-        ("exchange a directory and a file below another", "e", "d/g", RenameMode::Exchange),
+        (
+            "exchange a directory and a file below another",
+            "e",
+            "d/g",
+            RenameMode::Exchange,
+        ),
         ("whiteout, same directory", "f", "f2", RenameMode::Whiteout),
-        ("whiteout, other directory", "f", "d/f2", RenameMode::Whiteout),
+        (
+            "whiteout, other directory",
+            "f",
+            "d/f2",
+            RenameMode::Whiteout,
+        ),
         ("whiteout, over a file", "f", "d/g", RenameMode::Whiteout),
         ("whiteout, directory", "e", "d/e", RenameMode::Whiteout),
     ];
@@ -324,11 +358,22 @@ fn attributes() -> Vec<Case> {
         }),
         Case::new("first xattr", base, |w| setxattr(w, "d/g", "user.a", 10)),
         Case::new("second xattr", base, |w| setxattr(w, "f", "user.b", 10)),
-        Case::new("xattr of a directory", base, |w| setxattr(w, "d", "trusted.b", 100)),
-        Case::new("xattr replaced", base, |w| setxattr(w, "f", "user.small", 31)),
-        Case::new("xattr of a page", base, |w| setxattr(w, "f", "user.b", 4096)),
-        Case::new("largest xattr", base, |w| setxattr(w, "f", "user.b", 65_536)),
-        Case::new("xattr too large", base, |w| setxattr(w, "f", "user.b", 65_537)).fails(),
+        Case::new("xattr of a directory", base, |w| {
+            setxattr(w, "d", "trusted.b", 100)
+        }),
+        Case::new("xattr replaced", base, |w| {
+            setxattr(w, "f", "user.small", 31)
+        }),
+        Case::new("xattr of a page", base, |w| {
+            setxattr(w, "f", "user.b", 4096)
+        }),
+        Case::new("largest xattr", base, |w| {
+            setxattr(w, "f", "user.b", 65_536)
+        }),
+        Case::new("xattr too large", base, |w| {
+            setxattr(w, "f", "user.b", 65_537)
+        })
+        .fails(),
         Case::new(
             "large xattr replaced by a small one",
             |w| {
@@ -345,7 +390,9 @@ fn attributes() -> Vec<Case> {
             },
             |w| setxattr(w, "f", "user.b", 40_000),
         ),
-        Case::new("last xattr removed", base, |w| removexattr(w, "f", "user.small")),
+        Case::new("last xattr removed", base, |w| {
+            removexattr(w, "f", "user.small")
+        }),
         Case::new(
             "large xattr removed",
             |w| {
@@ -445,48 +492,72 @@ fn sizes() -> Vec<Case> {
 
 fn writes() -> Vec<Case> {
     let mut v = vec![
-        Case::new("write one byte to an empty file", |w| touch(w, "a").map(drop), |w| {
-            write(w, "a", 0, 1, 9)
-        }),
-        Case::new("write a page to an empty file", |w| touch(w, "a").map(drop), |w| {
-            write(w, "a", 0, 4096, 9)
-        }),
-        Case::new("write 8 pages to an empty file", |w| touch(w, "a").map(drop), |w| {
-            write(w, "a", 0, 32_768, 9)
-        }),
-        Case::new("write 9 pages to an empty file", |w| touch(w, "a").map(drop), |w| {
-            write(w, "a", 0, 36_864, 9)
-        })
+        Case::new(
+            "write one byte to an empty file",
+            |w| touch(w, "a").map(drop),
+            |w| write(w, "a", 0, 1, 9),
+        ),
+        Case::new(
+            "write a page to an empty file",
+            |w| touch(w, "a").map(drop),
+            |w| write(w, "a", 0, 4096, 9),
+        ),
+        Case::new(
+            "write 8 pages to an empty file",
+            |w| touch(w, "a").map(drop),
+            |w| write(w, "a", 0, 32_768, 9),
+        ),
+        Case::new(
+            "write 9 pages to an empty file",
+            |w| touch(w, "a").map(drop),
+            |w| write(w, "a", 0, 36_864, 9),
+        )
         .loose(&["a"]),
-        Case::new("write 100 pages to an empty file", |w| touch(w, "a").map(drop), |w| {
-            write(w, "a", 0, 409_600, 9)
-        })
+        Case::new(
+            "write 100 pages to an empty file",
+            |w| touch(w, "a").map(drop),
+            |w| write(w, "a", 0, 409_600, 9),
+        )
         .loose(&["a"]),
-        Case::new("write 3 MiB across chunks", |w| touch(w, "a").map(drop), |w| {
-            write(w, "a", MIB, 3 << 20, 9)
-        })
+        Case::new(
+            "write 3 MiB across chunks",
+            |w| touch(w, "a").map(drop),
+            |w| write(w, "a", MIB, 3 << 20, 9),
+        )
         .on(8 * MIB)
         .loose(&["a"]),
-        Case::new("append within the last page", base, |w| write(w, "f", 10_000, 500, 9)),
-        Case::new("append over the last page", base, |w| write(w, "f", 10_000, 5000, 9)),
-        Case::new("append unaligned, one byte", base, |w| write(w, "f", 10_001, 1, 9)),
+        Case::new("append within the last page", base, |w| {
+            write(w, "f", 10_000, 500, 9)
+        }),
+        Case::new("append over the last page", base, |w| {
+            write(w, "f", 10_000, 5000, 9)
+        }),
+        Case::new("append unaligned, one byte", base, |w| {
+            write(w, "f", 10_001, 1, 9)
+        }),
         Case::new("write behind the end, in the last page", base, |w| {
             write(w, "f", 11_000, 500, 9)
         }),
         Case::new("write behind the end, a hole between", base, |w| {
             write(w, "f", 100_000, 5000, 9)
         }),
-        Case::new("write at 2^47", base, |w| write(w, "f", (1 << 47) - 4096, 4096, 9)),
+        Case::new("write at 2^47", base, |w| {
+            write(w, "f", (1 << 47) - 4096, 4096, 9)
+        }),
         Case::new("write up to the greatest offset", base, |w| {
             write(w, "f", (1 << 63) - 1 - 100, 100, 9)
         }),
         Case::new("overwrite bytes", base, |w| write(w, "f", 100, 50, 9)).loose(&["f"]),
         Case::new("overwrite all", base, |w| write(w, "f", 0, 10_000, 9)).loose(&["f"]),
         Case::new("overwrite in place", base, |w| {
-            w.overwrite(resolve(w, "f")?, 5, &[7; 6000]).map(|done| assert!(done))
+            w.overwrite(resolve(w, "f")?, 5, &[7; 6000])
+                .map(|done| assert!(done))
         })
         .loose(&["f"]),
-        Case::new("overwrite and extend", base, |w| write(w, "f", 9000, 9000, 9)).loose(&["f"]),
+        Case::new("overwrite and extend", base, |w| {
+            write(w, "f", 9000, 9000, 9)
+        })
+        .loose(&["f"]),
         Case::new(
             "write into a hole",
             |w| {
@@ -513,15 +584,21 @@ fn writes() -> Vec<Case> {
         )
         .loose(&["c"]),
         Case::new("copy range", base, |w| {
-            w.copy_range(resolve(w, "f")?, 100, resolve(w, "d/g")?, 4096, 5000).map(drop)
+            w.copy_range(resolve(w, "f")?, 100, resolve(w, "d/g")?, 4096, 5000)
+                .map(drop)
         })
         .loose(&["d/g"]),
-        Case::new("copy a large range with holes", |w| {
-            base(w)?;
-            comb(w, "c", 20).map(drop)
-        }, |w| {
-            w.copy_range(resolve(w, "c")?, 0, resolve(w, "d/g")?, 1000, 500_000).map(drop)
-        })
+        Case::new(
+            "copy a large range with holes",
+            |w| {
+                base(w)?;
+                comb(w, "c", 20).map(drop)
+            },
+            |w| {
+                w.copy_range(resolve(w, "c")?, 0, resolve(w, "d/g")?, 1000, 500_000)
+                    .map(drop)
+            },
+        )
         .loose(&["d/g"]),
     ];
     for (what, offset, len) in [
@@ -594,7 +671,13 @@ fn writes() -> Vec<Case> {
 fn allocations() -> Vec<Case> {
     let mut v = Vec::new();
     let some: &[(&str, Fallocate, u64, u64, bool)] = &[
-        ("allocate a page behind the end", ALLOCATE, 12_288, 4096, false),
+        (
+            "allocate a page behind the end",
+            ALLOCATE,
+            12_288,
+            4096,
+            false,
+        ),
         ("allocate bytes of a page", ALLOCATE, 12_300, 10, false),
         ("allocate over all", ALLOCATE, 0, 40_960, false),
         ("allocate 200 pages", ALLOCATE, 0, 819_200, true),
@@ -607,7 +690,13 @@ fn allocations() -> Vec<Case> {
         ("zero a page", ZERO, 4096, 4096, false),
         ("zero bytes", ZERO, 5000, 100, true),
         ("zero over edges and the end", ZERO, 3000, 30_000, true),
-        ("zero, keeping the size", Fallocate::ZeroRange { keep_size: true }, 3000, 30_000, true),
+        (
+            "zero, keeping the size",
+            Fallocate::ZeroRange { keep_size: true },
+            3000,
+            30_000,
+            true,
+        ),
     ];
     for &(what, mode, offset, len, loose) in some {
         let case = Case::new(what, base, move |w| fallocate(w, "f", mode, offset, len));
@@ -687,10 +776,16 @@ fn full_region() -> Vec<Case> {
         on(Case::new("full: create", full, |w| {
             if_room(touch(w, &format!("d/{}", name(1, 200))))
         })),
-        on(Case::new("full: symlink", full, |w| if_room(symlink(w, "d/new", 4000)))),
-        on(Case::new("full: xattr", full, |w| if_room(setxattr(w, "f", "user.b", 65_536)))),
-        on(Case::new("full: write", full, |w| if_room(write(w, "f", 50_000, 100_000, 9)))
-            .loose(&["f"])),
+        on(Case::new("full: symlink", full, |w| {
+            if_room(symlink(w, "d/new", 4000))
+        })),
+        on(Case::new("full: xattr", full, |w| {
+            if_room(setxattr(w, "f", "user.b", 65_536))
+        })),
+        on(Case::new("full: write", full, |w| {
+            if_room(write(w, "f", 50_000, 100_000, 9))
+        })
+        .loose(&["f"])),
         on(Case::new("full: allocate", full, |w| {
             if_room(fallocate(w, "f", ALLOCATE, 0, 50 * 4096))
         })
@@ -699,11 +794,24 @@ fn full_region() -> Vec<Case> {
             if_room(fallocate(w, "full", PUNCH, 8192, 4096))
         })),
         on(Case::new("full: rename", full, |w| {
-            if_room(rename(w, "f", &format!("d/{}", name(1, 255)), RenameMode::Whiteout))
+            if_room(rename(
+                w,
+                "f",
+                &format!("d/{}", name(1, 255)),
+                RenameMode::Whiteout,
+            ))
         })),
-        on(Case::new("full: remove the file that fills it", full, |w| remove(w, "full"))),
-        on(Case::new("full: truncate", full, |w| truncate(w, "full", 10_000))),
-        on(Case::new("full: seal", full, |w| if_room(w.seal(resolve(w, "full")?)))),
+        on(Case::new(
+            "full: remove the file that fills it",
+            full,
+            |w| remove(w, "full"),
+        )),
+        on(Case::new("full: truncate", full, |w| {
+            truncate(w, "full", 10_000)
+        })),
+        on(Case::new("full: seal", full, |w| {
+            if_room(w.seal(resolve(w, "full")?))
+        })),
         on(Case::remount("full: mount with an orphan", |w| {
             full(w)?;
             unlink(w, "full").map(drop)
@@ -740,11 +848,15 @@ fn lifetimes() -> Vec<Case> {
             w.evict(ino)
         }),
         Case::new("evict a symlink", base, |w| remove(w, "s")),
-        Case::new("evict what still has a name", base, |w| w.evict(resolve(w, "f")?)),
-        Case::new("seal", base, |w| w.seal(resolve(w, "f")?)),
-        Case::new("seal an empty file", |w| touch(w, "empty").map(drop), |w| {
-            w.seal(resolve(w, "empty")?)
+        Case::new("evict what still has a name", base, |w| {
+            w.evict(resolve(w, "f")?)
         }),
+        Case::new("seal", base, |w| w.seal(resolve(w, "f")?)),
+        Case::new(
+            "seal an empty file",
+            |w| touch(w, "empty").map(drop),
+            |w| w.seal(resolve(w, "empty")?),
+        ),
         Case::new("seal many windows", windows, |w| w.seal(resolve(w, "w")?)),
         Case::new("unseal", sealed, |w| w.unseal(resolve(w, "f")?)),
         Case::new(
@@ -791,7 +903,9 @@ fn lifetimes() -> Vec<Case> {
             act: Act::Unmount,
             ..Case::new("unmount", base, nothing)
         },
-        Case::new("xattr of the root", base, |w| setxattr(w, "", "user.root", 10)),
+        Case::new("xattr of the root", base, |w| {
+            setxattr(w, "", "user.root", 10)
+        }),
     ]
 }
 

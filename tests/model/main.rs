@@ -32,7 +32,13 @@ struct Step {
 }
 
 fn steps(most: usize) -> impl Strategy<Value = Vec<Step>> {
-    let step = (any::<u8>(), any::<u16>(), any::<u16>(), any::<u32>(), any::<u64>())
+    let step = (
+        any::<u8>(),
+        any::<u16>(),
+        any::<u16>(),
+        any::<u32>(),
+        any::<u64>(),
+    )
         .prop_map(|(kind, a, b, c, d)| Step { kind, a, b, c, d });
     prop::collection::vec(step, 1..most)
 }
@@ -116,8 +122,15 @@ fn a_length(n: u64) -> usize {
 }
 
 fn an_xattr(n: u64) -> Vec<u8> {
-    let prefix = ["user.", "trusted.", "security.", "system.", "user.", "user.", "nobody."]
-        [(n % 7) as usize];
+    let prefix = [
+        "user.",
+        "trusted.",
+        "security.",
+        "system.",
+        "user.",
+        "user.",
+        "nobody.",
+    ][(n % 7) as usize];
     let some = n / 7;
     let mut name = prefix.as_bytes().to_vec();
     match some % 12 {
@@ -197,10 +210,12 @@ fn plan(step: &Step, m: &Model, lean: Lean, now: i64) -> Do {
             0, 0, 0, 1, 1, 2, 2, 3, 4, 5, 5, 6, 7, 7, 8, 9, 9, 9, 9, 9, 10, 11, 12, 31, 32, 33, 34,
         ],
         Lean::Contents => &[
-            0, 2, 7, 13, 14, 15, 15, 16, 17, 17, 17, 17, 17, 18, 18, 18, 19, 19, 20, 21, 22, 22, 23,
-            24, 24, 24, 31, 32, 33, 34, 28, 29,
+            0, 2, 7, 13, 14, 15, 15, 16, 17, 17, 17, 17, 17, 18, 18, 18, 19, 19, 20, 21, 22, 22,
+            23, 24, 24, 24, 31, 32, 33, 34, 28, 29,
         ],
-        Lean::Attributes => &[0, 1, 7, 14, 25, 25, 25, 25, 26, 26, 27, 27, 31, 32, 33, 34, 8],
+        Lean::Attributes => &[
+            0, 1, 7, 14, 25, 25, 25, 25, 26, 26, 27, 27, 31, 32, 33, 34, 8,
+        ],
     };
     let kind = kinds[step.kind as usize % kinds.len()];
     let op = match kind {
@@ -212,7 +227,11 @@ fn plan(step: &Step, m: &Model, lean: Lean, now: i64) -> Do {
             ];
             Op::Create {
                 dir,
-                name: if b % 9 == 0 { name_in(dir, b / 9) } else { a_name(b) },
+                name: if b % 9 == 0 {
+                    name_in(dir, b / 9)
+                } else {
+                    a_name(b)
+                },
                 new: new(c, kinds[(d % 10) as usize]),
             }
         }
@@ -282,7 +301,10 @@ fn plan(step: &Step, m: &Model, lean: Lean, now: i64) -> Do {
             };
             // What the caller has to prevent: a directory below itself.
             let ino_of = |dir: Ino, name: &[u8]| {
-                m.names(dir).iter().find(|(n, _)| n == name).map(|(_, i)| *i)
+                m.names(dir)
+                    .iter()
+                    .find(|(n, _)| n == name)
+                    .map(|(_, i)| *i)
             };
             let (s, t) = (ino_of(from, &name), ino_of(to, &new_name));
             let loops = s.is_some_and(|s| m.is_dir(s) && m.below(to, s))
@@ -756,6 +778,7 @@ fn model_long_life() {
                     .unwrap_or_else(|e| panic!("seed {seed}, at step {i}: {e}"));
             }
         }
-        run.finish().unwrap_or_else(|e| panic!("seed {seed}, at the end: {e}"));
+        run.finish()
+            .unwrap_or_else(|e| panic!("seed {seed}, at the end: {e}"));
     }
 }

@@ -198,7 +198,11 @@ impl Tally {
         );
         if let Some(path) = std::env::var_os("RPRAMFS_CRASH_LOG") {
             use std::io::Write;
-            if let Ok(mut f) = std::fs::OpenOptions::new().create(true).append(true).open(path) {
+            if let Ok(mut f) = std::fs::OpenOptions::new()
+                .create(true)
+                .append(true)
+                .open(path)
+            {
                 let line = serde_json::json!({
                     "test": what, "sequences": self.cases, "stores": self.stores,
                     "states": self.states, "violations": self.wrong,
@@ -387,7 +391,7 @@ fn run_case(case: &Case, effort: &Effort) -> Tally {
         if n > 0 && stores == rec.log.stores {
             continue;
         }
-        let mut rolling = rec.base.clone();
+        let rolling = rec.base.clone();
         scratch = if n == 0 {
             scratch
         } else {
@@ -406,8 +410,15 @@ fn run_case(case: &Case, effort: &Effort) -> Tally {
             tally.emptied += u64::from(deep);
             let place = || where_(&stores, k);
             let mut replayed = 0;
-            match quietly(|| look(&scratch, &rec.host, Some(&allowed), deep.then_some(k as u64)))
-                .and_then(|r| r)
+            match quietly(|| {
+                look(
+                    &scratch,
+                    &rec.host,
+                    Some(&allowed),
+                    deep.then_some(k as u64),
+                )
+            })
+            .and_then(|r| r)
             {
                 Ok(seen) => replayed = seen.replayed,
                 Err(e) => wrong(&mut tally, format!("{order:?}, {}: {e}", place())),
@@ -451,9 +462,10 @@ fn run_case(case: &Case, effort: &Effort) -> Tally {
 
 fn where_(stores: &[Store], k: usize) -> String {
     let at = |i: usize| {
-        stores
-            .get(i)
-            .map_or_else(|| "the end".to_string(), |s| format!("{:#x} := {:#x}", s.off, s.new))
+        stores.get(i).map_or_else(
+            || "the end".to_string(),
+            |s| format!("{:#x} := {:#x}", s.off, s.new),
+        )
     };
     match k {
         0 => format!("stopped before store 1 of {} ({})", stores.len(), at(0)),
@@ -499,7 +511,8 @@ fn look(
     drain(&fs)?;
     let tree = walk(&fs, &[]).map_err(|e| format!("after reclaim: {e}"))?;
     if let Some(a) = allowed {
-        a.permits(&tree, false).map_err(|e| format!("after reclaim: {e}"))?;
+        a.permits(&tree, false)
+            .map_err(|e| format!("after reclaim: {e}"))?;
     }
     audit(&fs, &tree)?;
     if !host.reports().is_empty() {

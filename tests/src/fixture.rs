@@ -162,7 +162,8 @@ pub fn empty<R: Region, H: Host>(fs: &Fs<R, H>) -> std::result::Result<(), Strin
             stack.push((dir, parent, name));
             stack.extend(below);
         } else if dir != ROOT_INO {
-            fs.rmdir(parent, &name).map_err(fail("rmdir from", parent))?;
+            fs.rmdir(parent, &name)
+                .map_err(fail("rmdir from", parent))?;
             fs.evict(dir).map_err(fail("evict", dir))?;
         }
     }
@@ -180,7 +181,10 @@ pub fn empty<R: Region, H: Host>(fs: &Fs<R, H>) -> std::result::Result<(), Strin
         return Err(format!("{} inodes are left", tree.len()));
     }
     if tree[&ROOT_INO].pages != 0 {
-        return Err(format!("the empty root keeps {} pages", tree[&ROOT_INO].pages));
+        return Err(format!(
+            "the empty root keeps {} pages",
+            tree[&ROOT_INO].pages
+        ));
     }
     let sets: u64 = (1..9).map(|n| word(fs, system_inode(n) + 48)).sum();
     if sets != 0 {

@@ -58,8 +58,14 @@ struct Page {
 
 #[derive(Clone, Debug)]
 enum Kind {
-    File { size: u64, pages: BTreeMap<u64, Page> },
-    Dir { parent: Ino, entries: BTreeMap<Vec<u8>, Ino> },
+    File {
+        size: u64,
+        pages: BTreeMap<u64, Page>,
+    },
+    Dir {
+        parent: Ino,
+        entries: BTreeMap<Vec<u8>, Ino>,
+    },
     Link(Vec<u8>),
     Other,
 }
@@ -768,14 +774,15 @@ impl Model {
                     let end = offset.checked_add(data.len as u64);
                     let inside = end.is_some_and(|e| e <= *size) && !i.sealed;
                     let kinds: Vec<Option<Seen>> = match end {
-                        Some(end) if inside && data.len > 0 => (*offset / PAGE
-                            ..=(end - 1) / PAGE)
+                        Some(end) if inside && data.len > 0 => (*offset / PAGE..=(end - 1) / PAGE)
                             .map(|p| pages.get(&p).map(|p| p.seen))
                             .collect(),
                         _ => Vec::new(),
                     };
                     let all = kinds.iter().all(|k| *k == Some(Seen::Data));
-                    let none = kinds.iter().any(|k| matches!(k, None | Some(Seen::Unwritten)));
+                    let none = kinds
+                        .iter()
+                        .any(|k| matches!(k, None | Some(Seen::Unwritten)));
                     match out {
                         Out::Flag(true) if inside && !none => {
                             i.write(*offset, &data.bytes());
@@ -868,7 +875,10 @@ impl Model {
                 let size = self.size(*from);
                 let n = size.saturating_sub(*from_offset).min(*len);
                 let past = to_offset.checked_add(n).is_none_or(|e| e > MAX);
-                r.may(to_offset.checked_add(*len).is_none_or(|e| e > MAX), &[EFBIG, EINVAL]);
+                r.may(
+                    to_offset.checked_add(*len).is_none_or(|e| e > MAX),
+                    &[EFBIG, EINVAL],
+                );
                 r.may(from_offset.checked_add(*len).is_none(), &[EFBIG, EINVAL]);
                 let overlap = from == to && from_offset.abs_diff(*to_offset) < *len;
                 r.must(
@@ -898,7 +908,11 @@ impl Model {
             }
             Op::Getxattr { ino, name, room } => {
                 self.alive(*ino, &mut r);
-                let value = self.inodes.get(ino).and_then(|i| i.xattrs.get(name)).cloned();
+                let value = self
+                    .inodes
+                    .get(ino)
+                    .and_then(|i| i.xattrs.get(name))
+                    .cloned();
                 xattr_name_rules(name, &mut r);
                 r.must(value.is_none(), &[ENODATA]);
                 let value = value.unwrap_or_default();
@@ -946,13 +960,20 @@ impl Model {
                 self.alive(*ino, &mut r);
                 xattr_name_rules(name, &mut r);
                 r.must(value.len > 65536, &[E2BIG]);
-                let there = self.inodes.get(ino).is_some_and(|i| i.xattrs.contains_key(name));
+                let there = self
+                    .inodes
+                    .get(ino)
+                    .is_some_and(|i| i.xattrs.contains_key(name));
                 r.must(there && *mode == XattrMode::Create, &[EEXIST]);
                 r.must(!there && *mode == XattrMode::Replace, &[ENODATA]);
                 r.may(self.sealed(*ino), &[EPERM]);
                 r.may(tight, space);
                 // All names and what stands beside them must fit one page of attributes.
-                let mut all = self.inodes.get(ino).map(|i| i.xattrs.clone()).unwrap_or_default();
+                let mut all = self
+                    .inodes
+                    .get(ino)
+                    .map(|i| i.xattrs.clone())
+                    .unwrap_or_default();
                 all.insert(name.clone(), vec![0; value.len]);
                 let room = |inline: fn(usize) -> usize| -> usize {
                     all.iter()
@@ -970,7 +991,10 @@ impl Model {
             Op::Removexattr { ino, name } => {
                 self.alive(*ino, &mut r);
                 xattr_name_rules(name, &mut r);
-                let there = self.inodes.get(ino).is_some_and(|i| i.xattrs.contains_key(name));
+                let there = self
+                    .inodes
+                    .get(ino)
+                    .is_some_and(|i| i.xattrs.contains_key(name));
                 r.must(!there, &[ENODATA]);
                 r.may(self.sealed(*ino), &[EPERM]);
                 if r.settle(got)?.is_some() {
@@ -1070,7 +1094,9 @@ impl Model {
         self.dir_changed(new_dir, now);
         if mode == RenameMode::Whiteout {
             // The core chose its inode; which one, the directory says.
-            let white = after.lookup(dir, name).ok_or("no whiteout at the old name")?;
+            let white = after
+                .lookup(dir, name)
+                .ok_or("no whiteout at the old name")?;
             let a = after.attr(white).ok_or("the whiteout has no attributes")?;
             if a.mode & FMT != 0o020_000 || a.rdev != 0 {
                 return Err(format!("the whiteout is {a:?}"));
@@ -1123,9 +1149,11 @@ impl Model {
         if let Kind::File { pages, .. } = &target.kind {
             let range = to_offset / PAGE..=(end - 1) / PAGE;
             for p in pages.range(range).map(|(p, _)| *p) {
-                stops.extend([p * PAGE, (p + 1) * PAGE].iter().filter(|o| {
-                    **o > to_offset && **o < end
-                }));
+                stops.extend(
+                    [p * PAGE, (p + 1) * PAGE]
+                        .iter()
+                        .filter(|o| **o > to_offset && **o < end),
+                );
             }
         }
         stops.sort_unstable();
@@ -1362,8 +1390,8 @@ impl Inode {
             Fallocate::PunchHole => self.clear(from, to, Clear::Punched),
             Fallocate::ZeroRange { .. } => self.clear(from, to, Clear::Unwritten),
         }
-        if let Fallocate::Allocate { keep_size: false } | Fallocate::ZeroRange { keep_size: false } =
-            what
+        if let Fallocate::Allocate { keep_size: false }
+        | Fallocate::ZeroRange { keep_size: false } = what
         {
             if let Kind::File { size, .. } = &mut self.kind {
                 *size = (*size).max(to);
@@ -1445,7 +1473,11 @@ fn xattr_name_rules(name: &[u8], r: &mut Rules) {
 
 /// Least and greatest number of pages the inode may own.
 fn page_bounds(i: &Inode) -> (u64, u64) {
-    let values: u64 = i.xattrs.values().map(|v| v.len().div_ceil(4096) as u64).sum();
+    let values: u64 = i
+        .xattrs
+        .values()
+        .map(|v| v.len().div_ceil(4096) as u64)
+        .sum();
     let block = u64::from(!i.xattrs.is_empty());
     let (low, high) = match &i.kind {
         Kind::File { size, pages } => {

@@ -193,9 +193,14 @@ pub fn extents<R: Region, H: Host>(fs: &Fs<R, H>, ino: Ino) -> Result<Vec<Extent
         let (Some(end), Some(region_end)) = (end, region_end) else {
             return Err(format!("inode {ino}: {e:?}"));
         };
-        let after = all.last().is_none_or(|p| p.file_page + p.len <= e.file_page);
+        let after = all
+            .last()
+            .is_none_or(|p| p.file_page + p.len <= e.file_page);
         if e.len == 0 || end <= at || !after || region_end > fs.region().len() / 4096 {
-            return Err(format!("inode {ino}, from page {at}: {e:?} after {:?}", all.last()));
+            return Err(format!(
+                "inode {ino}, from page {at}: {e:?} after {:?}",
+                all.last()
+            ));
         }
         at = end;
         all.push(e);
@@ -224,7 +229,9 @@ fn content<R: Region, H: Host>(
             for (i, page) in buf[..len].chunks(4096).enumerate() {
                 if page.iter().any(|&b| b != 0) {
                     if hole {
-                        return Err(format!("inode {ino}: a hole at {at} does not read as zeros"));
+                        return Err(format!(
+                            "inode {ino}: a hole at {at} does not read as zeros"
+                        ));
                     }
                     let mut page = page.to_vec();
                     page.resize(4096, 0);
@@ -240,7 +247,11 @@ fn content<R: Region, H: Host>(
     for e in &all {
         owned.push((e.page, e.len, ino));
         let from = (e.file_page * 4096).min(size);
-        let to = e.file_page.saturating_add(e.len).saturating_mul(4096).min(size);
+        let to = e
+            .file_page
+            .saturating_add(e.len)
+            .saturating_mul(4096)
+            .min(size);
         for hole in ends(at, from) {
             take(hole.0, hole.1, true)?;
         }
@@ -321,13 +332,19 @@ pub fn walk<R: Region, H: Host>(fs: &Fs<R, H>, held: &[Ino]) -> Result<Tree, Str
             _ => named,
         };
         if node.nlink != want {
-            return Err(format!("inode {ino}: nlink {}, but {want} by names", node.nlink));
+            return Err(format!(
+                "inode {ino}: nlink {}, but {want} by names",
+                node.nlink
+            ));
         }
     }
     owned.sort_unstable();
     for pair in owned.windows(2) {
         if pair[0].0 + pair[0].1 > pair[1].0 {
-            return Err(format!("pages with two owners: {:?} and {:?}", pair[0], pair[1]));
+            return Err(format!(
+                "pages with two owners: {:?} and {:?}",
+                pair[0], pair[1]
+            ));
         }
     }
     Ok(tree)
@@ -338,7 +355,11 @@ pub fn walk<R: Region, H: Host>(fs: &Fs<R, H>, held: &[Ino]) -> Result<Tree, Str
 pub fn show(name: &[u8]) -> String {
     let s = String::from_utf8_lossy(name);
     if s.len() > 24 {
-        format!("{:?}...({})", s.chars().take(12).collect::<String>(), name.len())
+        format!(
+            "{:?}...({})",
+            s.chars().take(12).collect::<String>(),
+            name.len()
+        )
     } else {
         format!("{s:?}")
     }
