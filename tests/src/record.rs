@@ -437,3 +437,65 @@ impl<R: Region> Region for Metered<R> {
         self.inner.copy(from, to, len)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The base and the recorded stores give the memory at any point, and at the end exactly.
+    #[test]
+    fn replay_gives_the_memory() {
+        let tape = Recorder::new(Scratch::zeroed(64 << 10));
+        tape.write(5000, &[9; 300]).unwrap();
+        let base = tape.inner().image();
+        tape.start();
+        tape.store(8, 7).unwrap();
+        tape.write(3, &[1, 2, 3]).unwrap();
+        tape.write(4093, &Rng(4).bytes(1000)).unwrap();
+        tape.zero(5001, 50).unwrap();
+        tape.copy(4096, 20_480, 777).unwrap();
+        assert_eq!(tape.compare_exchange(8, 7, 9), Ok(Ok(())));
+        assert_eq!(tape.compare_exchange(8, 7, 10), Ok(Err(9)));
+        let log = tape.stop();
+        tape.store(0, 99).unwrap();
+        tape.store(0, 0x0000_0302_0100_0000).unwrap();
+        for order in [
+            WordOrder::Forward,
+            WordOrder::Reverse,
+            WordOrder::Shuffled(3),
+        ] {
+            let image = base.clone();
+            for s in log.ordered(order) {
+                assert_eq!(image.mem.load(s.off), Ok(s.old));
+                image.mem.store(s.off, s.new).unwrap();
+            }
+            assert!(image.mem.bytes() == tape.inner().mem().bytes(), "{order:?}");
+        }
+        let points = log.points(3, 1);
+        assert_eq!((points[0], *points.last().unwrap()), (0, log.stores.len()));
+        assert!(points.len() < log.stores.len());
+        // Single stores are all stopped at; the swap at the end is one of them.
+        assert!(points.contains(&(log.stores.len() - 1)));
+    }
+
+    #[test]
+    fn scratch_goes_back() {
+        let first = Scratch::zeroed(1 << 20);
+        first.write(100_000, &Rng(1).bytes(9000)).unwrap();
+        let image = first.image();
+        let scratch = Scratch::new(&image);
+        scratch.zero(90_000, 50_000).unwrap();
+        scratch.store(0, 1).unwrap();
+        scratch.copy(0, 1 << 19, 4096).unwrap();
+        scratch.reset(&image.mem);
+        assert!(scratch.mem().bytes() == image.mem.bytes());
+    }
+
+    #[test]
+    fn budgets_run_out() {
+        let m = Metered::new(MemRegion::new(4096), 3);
+        assert!(m.load(0).is_ok() && m.load(0).is_ok() && m.load(0).is_ok());
+        assert!(!m.exceeded());
+        assert!(m.load(0).is_err() && m.exceeded());
+    }
+}
