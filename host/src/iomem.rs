@@ -270,10 +270,15 @@ impl Refusal {
                 .hint(hint)
             }
             Refusal::Claimed(e) => {
-                let hint = if e.name.starts_with("namespace") || e.name.starts_with("dax") {
+                let bus = match e.name.as_str() {
+                    name if name.starts_with("namespace") => Some("nd"),
+                    name if name.starts_with("dax") => Some("dax"),
+                    _ => None,
+                };
+                let hint = if let Some(bus) = bus {
                     format!(
-                        "use its device (/dev/pmem*, /dev/dax*) instead, or take it from the driver: \
-                         echo {0} > /sys/bus/nd/devices/{0}/driver/unbind",
+                        "use its device (/dev/pmem*, /dev/dax*) instead, or take it from the \
+                         driver: echo {0} > /sys/bus/{bus}/devices/{0}/driver/unbind",
                         e.name
                     )
                 } else if e.name.starts_with("rpramfs") {
