@@ -1,169 +1,417 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0 OR GPL-2.0
-//! The operations.
-#![allow(unused_variables, missing_docs)]
+//! A mounted filesystem: its state in ordinary memory, and the operations it offers.
 
-use crate::*;
-
-/// What mkfs may choose.
-#[derive(Clone, Copy, Debug)]
-pub struct FormatOptions {
-    /// UUID of the filesystem.
-    pub uuid: [u8; 16],
-    /// Label, UTF-8, at most 32 bytes, zero-padded.
-    pub label: [u8; 32],
-    /// Owner of the root directory.
-    pub uid: u32,
-    /// Group of the root directory.
-    pub gid: u32,
-    /// Permissions of the root directory.
-    pub mode: u32,
-    /// Keep room for the kernel's struct pages (64 bytes per page) at the end of the region.
-    pub struct_pages: bool,
-}
-
-/// What the superblock says, checked.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct SuperInfo {
-    pub version: u32,
-    pub uuid: [u8; 16],
-    pub label: [u8; 32],
-    /// Bytes of the region that the filesystem covers.
-    pub size: u64,
-    pub compat: u64,
-    pub ro_compat: u64,
-    pub incompat: u64,
-    /// Nanoseconds since 1970.
-    pub created: i64,
-    /// Bytes kept for struct pages, and their offset.
-    pub struct_pages: (u64, u64),
-    /// Bytes of fixed metadata (superblocks, journal, allocation tables).
-    pub metadata: u64,
-    pub slots: u32,
-    /// Was the primary superblock bad, so that this is the backup?
-    pub from_backup: bool,
-    /// Who holds the mount marker, if anybody.
-    pub owner: Option<Owner>,
-}
+use crate::dir;
+use crate::error::{Error, Result};
+use crate::host::Host;
+use crate::journal::{self, lock};
+use crate::layout::{Geometry, KNOWN_INCOMPAT, KNOWN_RO_COMPAT, PENDING_SETS};
+use crate::marker;
+use crate::region::Region;
+use crate::space;
+use crate::superblock::{probe, SuperInfo};
+use crate::types::{
+    Attr, Dirent, Extent, Fallocate, Ino, NewInode, Owner, RenameMode, Seek, SetAttr, StatFs,
+    Stats, Unlinked, XattrMode, S_IFMT,
+};
+use core::fmt;
+use core::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 
 /// How to mount.
 pub struct MountOptions<'a> {
+    /// No operation may change anything. The journal is replayed all the same.
     pub read_only: bool,
     /// Who mounts.
     pub owner: Owner,
-    /// Is the holder of the marker (same boot) still alive? Another boot's marker is always taken over.
+    /// Does this holder of the marker, of the same boot, still live? One of another boot does not.
+    /// A `start` of 0 means that the start time is not known.
     pub alive: &'a dyn Fn(&Owner) -> bool,
 }
 
-/// Writes an empty filesystem. Writes a bounded number of bytes, whatever the region's size.
-pub fn format<R: Region, H: Host>(
-    region: &R,
-    host: &H,
-    options: &FormatOptions,
-) -> Result<SuperInfo> {
-    unimplemented!()
+impl fmt::Debug for MountOptions<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MountOptions")
+            .field("read_only", &self.read_only)
+            .field("owner", &self.owner)
+            .finish_non_exhaustive()
+    }
 }
 
-/// Reads and checks the superblocks, writing nothing. `Err(NotOurs)` where there is no trace of one.
-pub fn probe<R: Region, H: Host>(region: &R, host: &H) -> Result<SuperInfo> {
-    unimplemented!()
+/// Runs work with an inode locked exclusively, or declines with `Ok(false)`.
+pub type LockInode<'l> = dyn FnMut(Ino, &mut dyn FnMut() -> Result<()>) -> Result<bool> + 'l;
+
+/// Counters since the mount.
+#[derive(Debug, Default)]
+pub(crate) struct Counters {
+    pub transactions: AtomicU64,
+    pub sectors: AtomicU64,
+    pub retries: AtomicU64,
+    pub replayed: AtomicU64,
+    pub allocated: AtomicU64,
+    pub freed: AtomicU64,
+    pub corruptions: AtomicU64,
 }
 
-/// A mounted filesystem. All methods take `&self` and may run in parallel, but the CALLER holds the
-/// inode locks that each method names (as the kernel's VFS does): "shared"/"exclusive" on an inode.
+/// A mounted filesystem.
+///
+/// All methods take `&self` and may run in parallel, but the *caller* holds the inode locks that each
+/// method names, "shared" or "exclusive", as the kernel's VFS does and `host::Volume` does in user
+/// space. Dropping the value without [`Fs::unmount`] is like a crash: harmless.
+///
+/// Any method may answer [`Error::Corrupt`]; from then on the mount is read-only.
 #[derive(Debug)]
 pub struct Fs<R: Region, H: Host> {
-    region: R,
-    host: H,
+    pub(crate) region: R,
+    pub(crate) host: H,
+    pub(crate) info: SuperInfo,
+    pub(crate) geo: Geometry,
+    pub(crate) seed: u32,
+    pub(crate) hash_key: [u64; 2],
+    pub(crate) groups_ready: AtomicU64,
+    /// Odd while the inode table's map is being changed.
+    pub(crate) itable_version: AtomicU64,
+    pub(crate) free: AtomicI64,
+    pub(crate) inodes: AtomicI64,
+    pub(crate) pending: AtomicI64,
+    pub(crate) hints: [AtomicU64; lock::GROUP_LOCKS as usize],
+    pub(crate) counters: Counters,
+    read_only: AtomicBool,
+    damaged: AtomicBool,
+    /// Where the next `reclaim_step` looks: the last inode it did of each set.
+    reclaimed: [AtomicU64; PENDING_SETS as usize],
 }
 
 impl<R: Region, H: Host> Fs<R, H> {
-    /// Takes the mount marker, replays the journal. Constant time.
+    /// A filesystem whose structures were not looked at yet.
+    pub(crate) fn bare(region: R, host: H, info: &SuperInfo) -> Self {
+        Fs {
+            region,
+            host,
+            info: *info,
+            geo: info.geometry,
+            seed: info.crc_seed,
+            hash_key: info.hash_key,
+            groups_ready: AtomicU64::new(info.geometry.first_group()),
+            itable_version: AtomicU64::new(0),
+            free: AtomicI64::new(0),
+            inodes: AtomicI64::new(0),
+            pending: AtomicI64::new(0),
+            hints: [const { AtomicU64::new(0) }; lock::GROUP_LOCKS as usize],
+            counters: Counters::default(),
+            read_only: AtomicBool::new(false),
+            damaged: AtomicBool::new(false),
+            reclaimed: [const { AtomicU64::new(0) }; PENDING_SETS as usize],
+        }
+    }
+
+    /// Takes the mount marker and replays the journal. The time it takes depends neither on the
+    /// region's size nor on what is in it.
+    ///
+    /// # Errors
+    /// Those of [`probe`]; `Busy` if the region is mounted; `UnknownFeatures` if it needs what this
+    /// version does not know. Structures that are corrupt beyond use give `Corrupt`.
     pub fn mount(region: R, host: H, options: &MountOptions<'_>) -> Result<Self> {
-        unimplemented!()
+        let info = probe(&region, &host)?;
+        let unknown = info.incompat & !KNOWN_INCOMPAT;
+        if unknown != 0 {
+            return Err(Error::UnknownFeatures { flags: unknown });
+        }
+        let unknown = info.ro_compat & !KNOWN_RO_COMPAT;
+        if unknown != 0 && !options.read_only {
+            return Err(Error::UnknownFeatures { flags: unknown });
+        }
+        marker::take(&region, &host, &options.owner, options.alive)?;
+        let fs = Fs::bare(region, host, &info);
+        match fs.start(options) {
+            Ok(()) => Ok(fs),
+            Err(e) => {
+                // Nothing was changed that is not complete in itself.
+                let _ = marker::release(&fs.region);
+                Err(fs.note(e))
+            }
+        }
     }
-    /// Gives the marker back. Nothing else needs to be done: dropping the value is like a crash.
+
+    /// Replays the journal and reads the figures that live in ordinary memory.
+    fn start(&self, options: &MountOptions<'_>) -> Result<()> {
+        self.read_only.store(options.read_only, Ordering::Relaxed);
+        match self.recover() {
+            Ok(n) => self.counters.replayed.store(n, Ordering::Relaxed),
+            Err(e) => {
+                self.note(e);
+            }
+        }
+        self.groups_ready
+            .store(space::read_frontier(self)?, Ordering::Relaxed);
+        let (mut free, mut inodes, mut pending) = (0i64, 0i64, 0i64);
+        for slot in 0..self.geo.slots {
+            let (f, i, p) = journal::read_account(self, slot)?;
+            free = free.wrapping_add(f);
+            inodes = inodes.wrapping_add(i);
+            pending = pending.wrapping_add(p);
+        }
+        self.free.store(free, Ordering::Relaxed);
+        self.inodes.store(inodes, Ordering::Relaxed);
+        self.pending.store(pending, Ordering::Relaxed);
+        self.do_getattr(crate::types::ROOT_INO)?;
+        Ok(())
+    }
+
+    /// Gives the mount marker back. There is nothing else to do.
+    ///
+    /// # Errors
+    /// Those of the region.
     pub fn unmount(&self) -> Result<()> {
-        unimplemented!()
+        self.read_only.store(true, Ordering::Relaxed);
+        marker::release(&self.region)
     }
+
+    /// The region.
     pub fn region(&self) -> &R {
         &self.region
     }
+
+    /// The host.
     pub fn host(&self) -> &H {
         &self.host
     }
+
+    /// What the superblock said when it was mounted.
     pub fn info(&self) -> SuperInfo {
-        unimplemented!()
-    }
-    /// True once corruption was met (or the mount was asked to be read-only).
-    pub fn is_read_only(&self) -> bool {
-        unimplemented!()
-    }
-    pub fn set_read_only(&self, read_only: bool) {
-        unimplemented!()
-    }
-    pub fn statfs(&self) -> StatFs {
-        unimplemented!()
-    }
-    pub fn stats(&self) -> Stats {
-        unimplemented!()
-    }
-    /// Does a bounded piece of pending reclaim (orphans and truncations left by a crash); `Ok(false)`
-    /// when nothing is left. For a background thread after mount. `lock(ino)` runs the closure with that
-    /// inode exclusively locked; the front end refuses (returns Ok(false)) for an inode it holds open.
-    pub fn reclaim_step(
-        &self,
-        lock: &mut dyn FnMut(Ino, &mut dyn FnMut() -> Result<()>) -> Result<bool>,
-    ) -> Result<bool> {
-        unimplemented!()
+        self.info
     }
 
-    /// Locks: dir shared. "." and ".." are not handled here ("..": see `parent`).
+    /// True where the mount was asked to be read-only, or corruption was met.
+    pub fn is_read_only(&self) -> bool {
+        self.read_only.load(Ordering::Relaxed) || self.damaged.load(Ordering::Relaxed)
+    }
+
+    /// Makes the mount read-only or writable again. Once corruption was met it stays read-only.
+    pub fn set_read_only(&self, read_only: bool) {
+        self.read_only.store(read_only, Ordering::Relaxed);
+    }
+
+    /// Takes notice of an error on its way out.
+    fn note(&self, e: Error) -> Error {
+        if let Error::Corrupt(c) = &e {
+            self.counters.corruptions.fetch_add(1, Ordering::Relaxed);
+            self.damaged.store(true, Ordering::Relaxed);
+            self.host.report(c);
+        }
+        e
+    }
+
+    #[inline]
+    fn noted<T>(&self, r: Result<T>) -> Result<T> {
+        r.map_err(|e| self.note(e))
+    }
+
+    /// Pages that only operations which give space back may take.
+    pub(crate) fn reserve(&self) -> u64 {
+        ((self.geo.data_end - self.geo.data_start) / 1024).clamp(16, 1024)
+    }
+
+    /// Pages an ordinary write can get.
+    pub(crate) fn available(&self) -> u64 {
+        self.free_pages().saturating_sub(self.reserve())
+    }
+
+    fn free_pages(&self) -> u64 {
+        let most = self.geo.data_end - self.geo.data_start;
+        u64::try_from(self.free.load(Ordering::Relaxed))
+            .unwrap_or(0)
+            .min(most)
+    }
+
+    /// Figures for statfs(2).
+    pub fn statfs(&self) -> StatFs {
+        let inodes = u64::try_from(self.inodes.load(Ordering::Relaxed)).unwrap_or(0);
+        let available = self.available();
+        StatFs {
+            pages: self.geo.data_end - self.geo.data_start,
+            free: self.free_pages(),
+            available,
+            inodes,
+            inodes_free: available.saturating_mul(crate::layout::INODES_PER_PAGE),
+        }
+    }
+
+    /// Counters since the mount.
+    pub fn stats(&self) -> Stats {
+        let get = |c: &AtomicU64| c.load(Ordering::Relaxed);
+        let c = &self.counters;
+        Stats {
+            transactions: get(&c.transactions),
+            sectors: get(&c.sectors),
+            retries: get(&c.retries),
+            replayed: get(&c.replayed),
+            pending: u64::try_from(self.pending.load(Ordering::Relaxed)).unwrap_or(0),
+            allocated: get(&c.allocated),
+            freed: get(&c.freed),
+            corruptions: get(&c.corruptions),
+        }
+    }
+
+    /// Does the pending work of one inode left by a crash (an orphan, an unfinished removal of
+    /// extents). `Ok(false)` when all sets were gone through. For a background thread after mount.
+    ///
+    /// `lock(ino, work)` runs `work` with that inode locked exclusively, or declines with `Ok(false)`
+    /// if the inode is open: then it is left to its `evict`.
+    ///
+    /// # Errors
+    /// Those of `lock`, and any of the core's.
+    pub fn reclaim_step(&self, lock: &mut LockInode<'_>) -> Result<bool> {
+        if self.is_read_only() {
+            return Ok(false);
+        }
+        for (set, done) in (0..PENDING_SETS).zip(&self.reclaimed) {
+            let after = done.load(Ordering::Relaxed);
+            if let Some(ino) = self.noted(self.next_pending(set, after))? {
+                done.store(ino, Ordering::Relaxed);
+                lock(ino, &mut || self.noted(self.do_pending(ino)))?;
+                return Ok(true);
+            }
+        }
+        for done in &self.reclaimed {
+            done.store(0, Ordering::Relaxed);
+        }
+        Ok(false)
+    }
+
+    /// The inode that a name of a directory names. Locks: `dir` shared. "." and ".." are not names
+    /// here; see [`Fs::parent`].
+    ///
+    /// # Errors
+    /// `NotFound`, `NotDirectory`, `NameTooLong`, `Stale`.
     pub fn lookup(&self, dir: Ino, name: &[u8]) -> Result<Ino> {
-        unimplemented!()
+        self.noted(
+            self.directory(self, dir)
+                .and_then(|d| dir::lookup(self, &d, name)),
+        )
     }
-    /// Parent of a directory (the root is its own). Locks: dir shared.
+
+    /// The parent of a directory; the root is its own. Locks: `dir` shared.
+    ///
+    /// # Errors
+    /// `NotDirectory`, `Stale`.
     pub fn parent(&self, dir: Ino) -> Result<Ino> {
-        unimplemented!()
+        self.noted(self.directory(self, dir).map(|d| d.link()))
     }
-    /// Locks: ino shared.
+
+    fn do_getattr(&self, ino: Ino) -> Result<Attr> {
+        self.inode(self, ino).map(|i| i.attr())
+    }
+
+    /// Attributes. Locks: `ino` shared.
+    ///
+    /// # Errors
+    /// `Stale` if the number is not in use.
     pub fn getattr(&self, ino: Ino) -> Result<Attr> {
-        unimplemented!()
+        self.noted(self.do_getattr(ino))
     }
-    /// Locks: ino exclusive.
+
+    /// Changes attributes; returns the new ones. Locks: `ino` exclusive.
+    ///
+    /// # Errors
+    /// With a size: `IsDirectory`, `Invalid` (not a regular file), `FileTooBig`, `NotPermitted`
+    /// (sealed). Else `ReadOnly`, `Stale`.
     pub fn setattr(&self, ino: Ino, set: &SetAttr) -> Result<Attr> {
-        unimplemented!()
+        let now = self.host.now();
+        let mut change = |i: &mut crate::inode::Inode| {
+            if let Some(mode) = set.mode {
+                i.set_mode(i.mode() & S_IFMT | mode & 0o7777);
+            }
+            if let Some(uid) = set.uid {
+                i.set_uid(uid);
+            }
+            if let Some(gid) = set.gid {
+                i.set_gid(gid);
+            }
+            if let Some(t) = set.atime {
+                i.set_atime(t);
+            }
+            if let Some(t) = set.mtime.or(set.size.map(|_| now)) {
+                i.set_mtime(t);
+            }
+            i.set_ctime(set.ctime.unwrap_or(now));
+        };
+        let done = match set.size {
+            Some(size) => self.resize(ino, size, &mut change),
+            None => self.run(|tx| {
+                tx.privileged = true;
+                let mut i = self.inode(tx, ino)?;
+                change(&mut i);
+                Ok(tx.put_inode(&i)?)
+            }),
+        };
+        self.noted(done.and_then(|()| self.do_getattr(ino)))
     }
-    /// Makes a regular file, directory, FIFO, socket or device. Locks: dir exclusive.
+
+    /// Makes a regular file, directory, FIFO, socket or device. Locks: `dir` exclusive.
+    ///
+    /// # Errors
+    /// `Exists`, `NotFound` (the directory was removed), `NoSpace`, `NameTooLong`, `TooManyLinks`,
+    /// `Invalid` (no such type, a name with '/' or NUL).
     pub fn create(&self, dir: Ino, name: &[u8], new: &NewInode) -> Result<Attr> {
-        unimplemented!()
+        self.noted(self.do_create(dir, name, new))
     }
-    /// Makes a regular file without a name (O_TMPFILE): an orphan until `link`. `dir` only hands down its group.
-    /// Locks: dir shared.
+
+    /// Makes a regular file without a name (O_TMPFILE), gone at `evict` unless it gets one by
+    /// [`Fs::link`]. `dir` hands down its group. Locks: `dir` shared.
+    ///
+    /// # Errors
+    /// `NoSpace`, `NotFound`, `Invalid`.
     pub fn tmpfile(&self, dir: Ino, new: &NewInode) -> Result<Attr> {
-        unimplemented!()
+        self.noted(self.do_tmpfile(dir, new))
     }
-    /// Locks: dir exclusive.
+
+    /// Makes a symbolic link. Locks: `dir` exclusive.
+    ///
+    /// # Errors
+    /// As [`Fs::create`]; `NameTooLong` for a target of more than 4095 bytes too.
     pub fn symlink(&self, dir: Ino, name: &[u8], target: &[u8], new: &NewInode) -> Result<Attr> {
-        unimplemented!()
+        self.noted(self.do_symlink(dir, name, target, new))
     }
-    /// Copies the target into `buf` (4095 bytes suffice), returns its length. Locks: ino shared.
+
+    /// Copies the target of a symbolic link into `buf`, returns its length. Locks: `ino` shared.
+    ///
+    /// # Errors
+    /// `Invalid` for anything else; `Range` if `buf` is too short (4095 bytes suffice).
     pub fn readlink(&self, ino: Ino, buf: &mut [u8]) -> Result<usize> {
-        unimplemented!()
+        self.noted(self.do_readlink(ino, buf))
     }
-    /// Locks: dir and ino exclusive. Directories: NotPermitted.
+
+    /// Gives an inode one more name. Locks: `dir` and `ino` exclusive.
+    ///
+    /// # Errors
+    /// `Exists`, `NotPermitted` (a directory), `TooManyLinks`, `NoSpace`, `NameTooLong`, `NotFound`.
     pub fn link(&self, ino: Ino, dir: Ino, name: &[u8]) -> Result<Attr> {
-        unimplemented!()
+        self.noted(self.do_link(ino, dir, name))
     }
-    /// Locks: dir and the named inode exclusive. Directories: IsDirectory.
+
+    /// Removes a name that is no directory's. Locks: `dir` and the named inode exclusive.
+    ///
+    /// # Errors
+    /// `NotFound`, `IsDirectory`.
     pub fn unlink(&self, dir: Ino, name: &[u8]) -> Result<Unlinked> {
-        unimplemented!()
+        self.noted(self.do_unlink(dir, name))
     }
-    /// Locks: dir and the named directory exclusive.
+
+    /// Removes an empty directory. Locks: `dir` and the named directory exclusive.
+    ///
+    /// # Errors
+    /// `NotFound`, `NotDirectory`, `NotEmpty`.
     pub fn rmdir(&self, dir: Ino, name: &[u8]) -> Result<Unlinked> {
-        unimplemented!()
+        self.noted(self.do_rmdir(dir, name))
     }
-    /// Returns what the replaced inode became, if one was. The caller has made sure that a directory is not
-    /// moved below itself. Locks: both directories, the moved inode and the replaced/exchanged one, exclusive.
+
+    /// Renames; returns what became of an inode that was replaced. The caller has made sure that no
+    /// directory is moved below itself. Locks: both directories, the moved and the replaced or
+    /// exchanged inode, exclusive.
+    ///
+    /// # Errors
+    /// `NotFound`, `Exists`, `NotDirectory`, `IsDirectory`, `NotEmpty`, `NoSpace`, `NameTooLong`,
+    /// `Invalid`, `TooManyLinks`.
     pub fn rename(
         &self,
         dir: Ino,
@@ -172,50 +420,104 @@ impl<R: Region, H: Host> Fs<R, H> {
         new_name: &[u8],
         mode: RenameMode,
     ) -> Result<Option<Unlinked>> {
-        unimplemented!()
+        self.noted(self.do_rename(dir, name, new_dir, new_name, mode))
     }
-    /// Calls `emit` for entries behind `cookie` (0: from the start; "." and ".." are not given) until it
-    /// answers false (that entry is given again next time) or the end. Locks: dir shared.
+
+    /// Calls `emit` for the entries behind `cookie` (0: all) until it answers false (that entry is
+    /// then given again) or they end. "." and ".." are not given. Locks: `dir` shared.
+    ///
+    /// # Errors
+    /// `NotDirectory`, `Stale`.
     pub fn readdir(
         &self,
         dir: Ino,
         cookie: u64,
         emit: &mut dyn FnMut(&Dirent<'_>) -> bool,
     ) -> Result<()> {
-        unimplemented!()
+        self.noted(
+            self.directory(self, dir)
+                .and_then(|d| dir::list(self, &d, cookie, emit)),
+        )
     }
-    /// Number of bytes read; short only at the end of the file. Does not touch atime. Locks: ino shared.
+
+    /// Reads; fewer bytes than asked only at the end of the file. Leaves atime alone. Locks: `ino`
+    /// shared.
+    ///
+    /// # Errors
+    /// `IsDirectory`, `Invalid` (not a regular file), `Stale`.
+    #[inline]
     pub fn read(&self, ino: Ino, offset: u64, buf: &mut [u8]) -> Result<usize> {
-        unimplemented!()
+        self.noted(self.do_read(ino, offset, buf))
     }
-    /// Writes all of `data` or fails; on NoSpace part of it may have been written if that is what `Ok(n)` says.
-    /// Updates mtime/ctime. Locks: ino exclusive.
+
+    /// Writes. Fewer bytes than asked only when space ran out after some. Locks: `ino` exclusive.
+    ///
+    /// # Errors
+    /// `NoSpace`, `FileTooBig`, `NotPermitted` (sealed), `IsDirectory`, `Invalid`, `ReadOnly`.
+    #[inline]
     pub fn write(&self, ino: Ino, offset: u64, data: &[u8]) -> Result<usize> {
-        unimplemented!()
+        self.noted(self.do_write(ino, offset, data))
     }
-    /// As `write`, for a range that lies wholly inside the size and is allocated and written:
-    /// `Ok(false)` (nothing done) if it is not. Locks: ino SHARED, so that overwrites run in parallel.
+
+    /// As [`Fs::write`] for a range that is allocated, written and inside the size, when the inode's
+    /// times are of this clock tick already: nothing but bytes change, so that a *shared* lock on
+    /// `ino` suffices. `Ok(false)`, with nothing done, where that is not so.
+    ///
+    /// # Errors
+    /// `IsDirectory`, `Invalid`, `Stale`.
+    #[inline]
     pub fn overwrite(&self, ino: Ino, offset: u64, data: &[u8]) -> Result<bool> {
-        unimplemented!()
+        self.noted(self.do_overwrite(ino, offset, data))
     }
-    /// Sets atime if `time` is later. Locks: ino exclusive.
+
+    /// Sets atime, if `time` is later. Locks: `ino` exclusive.
+    ///
+    /// # Errors
+    /// `ReadOnly`, `Stale`.
     pub fn touch_atime(&self, ino: Ino, time: i64) -> Result<()> {
-        unimplemented!()
+        self.noted(self.run(|tx| {
+            tx.privileged = true;
+            let mut i = self.inode(tx, ino)?;
+            if i.atime() < time {
+                i.set_atime(time);
+                tx.put_inode(&i)?;
+            }
+            Ok(())
+        }))
     }
-    /// Locks: ino exclusive.
+
+    /// Allocates, punches or zeros a range of bytes. Locks: `ino` exclusive.
+    ///
+    /// # Errors
+    /// `NoSpace` (what was allocated before stays), `Invalid` (empty range), `FileTooBig`,
+    /// `NotPermitted` (sealed), `IsDirectory`.
     pub fn fallocate(&self, ino: Ino, what: Fallocate, offset: u64, len: u64) -> Result<()> {
-        unimplemented!()
+        self.noted(self.do_fallocate(ino, what, offset, len))
     }
-    /// Unwritten extents count as holes. Locks: ino shared.
+
+    /// SEEK_DATA and SEEK_HOLE; unwritten pages are holes. Locks: `ino` shared.
+    ///
+    /// # Errors
+    /// `PastEnd`, `IsDirectory`, `Invalid`.
     pub fn seek(&self, ino: Ino, offset: u64, what: Seek) -> Result<u64> {
-        unimplemented!()
+        self.noted(self.do_seek(ino, offset, what))
     }
-    /// The first extent that ends behind `file_page`, if any. Locks: ino shared.
+
+    /// The first run of pages of a file that ends behind `file_page`, beginning there if it covers
+    /// it. Locks: `ino` shared.
+    ///
+    /// # Errors
+    /// `IsDirectory`, `Invalid`, `Stale`.
     pub fn extent_at(&self, ino: Ino, file_page: u64) -> Result<Option<Extent>> {
-        unimplemented!()
+        self.noted(self.do_extent_at(ino, file_page))
     }
-    /// Copies inside the region; returns bytes copied (short at the source's end). Ranges in one file must not
-    /// overlap. Locks: from shared, to exclusive (same file: exclusive).
+
+    /// Copies inside the region; holes stay holes where the target has nothing. Returns the bytes
+    /// copied, fewer at the end of the source or of space. Locks: `from` shared and `to` exclusive;
+    /// the same file: exclusive, ranges that do not overlap.
+    ///
+    /// # Errors
+    /// As [`Fs::read`] and [`Fs::write`].
     pub fn copy_range(
         &self,
         from: Ino,
@@ -224,40 +526,89 @@ impl<R: Region, H: Host> Fs<R, H> {
         to_offset: u64,
         len: u64,
     ) -> Result<u64> {
-        unimplemented!()
+        self.noted(self.do_copy_range(from, from_offset, to, to_offset, len))
     }
-    /// Full names ("user.x"). Returns the value's length; copies it if `buf` is long enough, `Range` if `buf` is
-    /// too short but not empty. Locks: ino shared.
+
+    /// The value of an extended attribute, by its full name. Returns its length; copies it unless
+    /// `buf` is empty. Locks: `ino` shared.
+    ///
+    /// # Errors
+    /// `NoData`, `Range` (`buf` is too short), `NotSupported` (no such namespace).
     pub fn getxattr(&self, ino: Ino, name: &[u8], buf: &mut [u8]) -> Result<usize> {
-        unimplemented!()
+        self.noted(self.do_getxattr(ino, name, buf))
     }
-    /// Names, each with its terminating NUL, as listxattr(2). Same rule for `buf`. Locks: ino shared.
+
+    /// All names, each with a NUL behind it. Returns their length; copies them unless `buf` is empty.
+    /// Locks: `ino` shared.
+    ///
+    /// # Errors
+    /// `Range` (`buf` is too short).
     pub fn listxattr(&self, ino: Ino, buf: &mut [u8]) -> Result<usize> {
-        unimplemented!()
+        self.noted(self.do_listxattr(ino, buf))
     }
-    /// Namespaces user. trusted. security. system.; others NotSupported. Locks: ino exclusive.
+
+    /// Sets an extended attribute of the user, trusted, security or system namespace. Locks: `ino`
+    /// exclusive.
+    ///
+    /// # Errors
+    /// `Exists`, `NoData` (by `mode`), `NoSpace`, `TooBig`, `Range` (long name), `NotSupported`.
     pub fn setxattr(&self, ino: Ino, name: &[u8], value: &[u8], mode: XattrMode) -> Result<()> {
-        unimplemented!()
+        self.noted(self.do_setxattr(ino, name, Some(value), mode))
     }
-    /// Locks: ino exclusive.
+
+    /// Removes an extended attribute. Locks: `ino` exclusive.
+    ///
+    /// # Errors
+    /// `NoData`, `NotSupported`.
     pub fn removexattr(&self, ino: Ino, name: &[u8]) -> Result<()> {
-        unimplemented!()
+        self.noted(self.do_setxattr(ino, name, None, XattrMode::Either))
     }
-    /// Nobody holds the inode any more: if it has no links its space is given back. Locks: ino exclusive.
+
+    /// Nobody holds the inode any more: if it has no links, all it has is given back. Locks: `ino`
+    /// exclusive.
+    ///
+    /// # Errors
+    /// `ReadOnly` (it stays pending), `Stale`.
     pub fn evict(&self, ino: Ino) -> Result<()> {
-        unimplemented!()
+        let i = self.noted(self.inode(self, ino))?;
+        if i.nlink() > 0 {
+            return Ok(());
+        }
+        self.noted(self.reclaim(ino))
     }
-    /// Records a CRC-32 of each 2 MiB window that holds data and makes the file immutable. Locks: ino exclusive.
+
+    /// Records a checksum of each 2 MiB window that holds data, and makes the file immutable. Locks:
+    /// `ino` exclusive.
+    ///
+    /// # Errors
+    /// `Invalid` (not a regular file), `NoSpace`, `ReadOnly`.
     pub fn seal(&self, ino: Ino) -> Result<()> {
-        unimplemented!()
+        self.noted(self.do_seal(ino))
     }
-    /// Locks: ino exclusive.
+
+    /// Takes a seal away; the file can be changed again. Locks: `ino` exclusive.
+    ///
+    /// # Errors
+    /// `Invalid`, `ReadOnly`.
     pub fn unseal(&self, ino: Ino) -> Result<()> {
-        unimplemented!()
+        self.noted(self.do_unseal(ino))
     }
-    /// Checks the first sealed window at or behind byte `offset`; returns the offset to go on at, `None` when done.
-    /// `Corrupt` names the region offset of a window whose bytes changed. Locks: ino shared.
+
+    /// Checks the first sealed window that ends behind byte `offset`. Returns where to go on, `None`
+    /// behind the last. Locks: `ino` shared.
+    ///
+    /// # Errors
+    /// `Corrupt` with the region offset of a window whose bytes changed (the mount does not become
+    /// read-only by it: the structures are sound); `NoData` if the file is not sealed.
     pub fn verify(&self, ino: Ino, offset: u64) -> Result<Option<u64>> {
-        unimplemented!()
+        self.do_verify(ino, offset)
+    }
+}
+
+/// The mount marker is not given back here: a value that goes without [`Fs::unmount`] is a crash.
+impl<R: Region, H: Host> Fs<R, H> {
+    /// Gives the region and the host back.
+    pub fn into_parts(self) -> (R, H) {
+        (self.region, self.host)
     }
 }

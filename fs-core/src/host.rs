@@ -38,3 +38,30 @@ pub trait Host: Sync {
     /// Called when a structure is found corrupt, before the error is returned: for the log.
     fn report(&self, _corruption: &Corruption) {}
 }
+
+impl<T: Host + ?Sized> Host for &T {
+    fn now(&self) -> i64 {
+        (**self).now()
+    }
+    fn random(&self) -> u64 {
+        (**self).random()
+    }
+    fn crc32(&self, crc: u32, data: &[u8]) -> u32 {
+        (**self).crc32(crc, data)
+    }
+    fn lock(&self, id: usize) {
+        (**self).lock(id);
+    }
+    fn try_lock(&self, id: usize) -> bool {
+        (**self).try_lock(id)
+    }
+    fn unlock(&self, id: usize) {
+        (**self).unlock(id);
+    }
+    fn cpu(&self) -> usize {
+        (**self).cpu()
+    }
+    fn report(&self, corruption: &Corruption) {
+        (**self).report(corruption);
+    }
+}

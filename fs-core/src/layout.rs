@@ -437,7 +437,9 @@ impl Geometry {
     pub fn is_data(&self, page: u64, len: u64) -> bool {
         page >= self.data_start
             && len > 0
-            && page.checked_add(len).is_some_and(|end| end <= self.data_end)
+            && page
+                .checked_add(len)
+                .is_some_and(|end| end <= self.data_end)
     }
 }
 
@@ -462,7 +464,7 @@ pub fn siphash24(key: [u64; 2], data: &[u8]) -> u64 {
         v[1] = v[1].rotate_left(17) ^ v[2];
         v[2] = v[2].rotate_left(32);
     }
-    let mut block = |v: &mut [u64; 4], m: u64| {
+    let block = |v: &mut [u64; 4], m: u64| {
         v[3] ^= m;
         round(v);
         round(v);
@@ -515,7 +517,10 @@ mod tests {
             let pages = (1u64 << shift) / PAGE;
             let g = Geometry::new(pages, Geometry::default_slots(pages), 0).unwrap();
             assert!(g.data_start < g.data_end);
-            assert!(shift < 30 || g.data_start * 400 <= pages, "metadata of 2^{shift}");
+            assert!(
+                shift < 30 || g.data_start * 400 <= pages,
+                "metadata of 2^{shift}"
+            );
         }
         assert!(Geometry::new(MIN_PAGES - 1, 2, 0).is_none());
         assert!(Geometry::new(MAX_PAGES + 1, 2, 0).is_none());

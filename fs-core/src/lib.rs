@@ -10,15 +10,35 @@
 extern crate alloc;
 
 mod bytes;
+#[cfg(feature = "check")]
+pub mod check;
+mod dir;
 mod error;
+mod extent;
+mod file;
+mod format;
 mod fs;
 mod host;
+mod inode;
+mod journal;
 pub mod layout;
+mod marker;
+mod namei;
+mod pending;
+mod record;
 mod region;
+mod seal;
+mod space;
+mod superblock;
+mod tree;
 mod types;
+mod xattr;
 
 pub use error::{Corruption, Error, Result};
-pub use fs::{format, probe, FormatOptions, Fs, MountOptions, SuperInfo};
+pub use format::{format, plan, FormatOptions};
+pub use fs::{Fs, LockInode, MountOptions};
 pub use host::{Host, LOCKS};
+pub use marker::{release_for_tool, take_for_tool};
 pub use region::{MappedRegion, Region};
+pub use superblock::{probe, write_super, SuperInfo};
 pub use types::*;

@@ -1,0 +1,467 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0 OR GPL-2.0
+//! Inodes: one sector each, found through the inode table, made and freed through shards.
+
+use crate::bytes::{get16, get32, get64, get8, put16, put32, put64, put8};
+use crate::error::{Error, Result};
+use crate::extent;
+use crate::fs::Fs;
+use crate::host::Host;
+use crate::journal::{lock, Tx, TxResult, View};
+use crate::layout::{
+    self, body, iflag, inode, kind, shard, system, IFRONTIER_CAPACITY, IFRONTIER_MAGIC,
+    IFRONTIER_NEXT, INODES_PER_PAGE, INODE_MAGIC, PAGE, SECTOR, SHARD_MAGIC,
+};
+use crate::region::Region;
+use crate::space::{offset, Want};
+use crate::types::{Attr, Ino, S_IFDIR, S_IFLNK, S_IFMT, S_IFREG};
+use core::sync::atomic::Ordering;
+
+/// Fewest and most pages by which the inode table grows.
+const GROW_MIN: u64 = 4;
+const GROW_MAX: u64 = 64;
+
+/// An inode's sector, in ordinary memory.
+#[derive(Clone)]
+pub(crate) struct Inode {
+    /// Where it lives.
+    pub off: u64,
+    b: [u8; SECTOR as usize],
+}
+
+macro_rules! fields {
+    ($($get:ident $set:ident : $t:ty = $read:ident $write:ident $at:ident as $raw:ty;)*) => {
+        $(
+            pub fn $get(&self) -> $t {
+                $read(&self.b, inode::$at) as $t
+            }
+            #[allow(dead_code)]
+            pub fn $set(&mut self, v: $t) {
+                $write(&mut self.b, inode::$at, v as $raw);
+            }
+        )*
+    };
+}
+
+impl Inode {
+    /// An inode of zeros but for its magic.
+    pub fn new(off: u64, ino: Ino) -> Self {
+        let mut i = Inode {
+            off,
+            b: [0; SECTOR as usize],
+        };
+        put32(&mut i.b, 0, INODE_MAGIC);
+        i.set_ino(ino);
+        i
+    }
+
+    fields! {
+        ino set_ino: u64 = get64 put64 INO as u64;
+        generation set_generation: u32 = get32 put32 GENERATION as u32;
+        mode set_mode: u32 = get32 put32 MODE as u32;
+        uid set_uid: u32 = get32 put32 UID as u32;
+        gid set_gid: u32 = get32 put32 GID as u32;
+        nlink set_nlink: u32 = get32 put32 NLINK as u32;
+        flags set_flags: u32 = get32 put32 FLAGS as u32;
+        size set_size: u64 = get64 put64 SIZE as u64;
+        pages set_pages: u64 = get64 put64 PAGES as u64;
+        atime set_atime: i64 = get64 put64 ATIME as u64;
+        mtime set_mtime: i64 = get64 put64 MTIME as u64;
+        ctime set_ctime: i64 = get64 put64 CTIME as u64;
+        btime set_btime: i64 = get64 put64 BTIME as u64;
+        rdev set_rdev: u64 = get64 put64 RDEV as u64;
+        link set_link: u64 = get64 put64 LINK as u64;
+        xattr set_xattr: u64 = get64 put64 XATTR as u64;
+        intent_start set_intent_start: u64 = get64 put64 INTENT_START as u64;
+        intent_end set_intent_end: u64 = get64 put64 INTENT_END as u64;
+        seal set_seal: u64 = get64 put64 SEAL as u64;
+        body_format set_body_format: u8 = get8 put8 BODY_FORMAT as u8;
+        body_depth set_body_depth: u8 = get8 put8 BODY_DEPTH as u8;
+        body_count set_body_count: u16 = get16 put16 BODY_COUNT as u16;
+        body_crc set_body_crc: u32 = get32 put32 BODY_CRC as u32;
+    }
+
+    /// Type bits of the mode.
+    pub fn kind(&self) -> u32 {
+        self.mode() & S_IFMT
+    }
+
+    pub fn is_dir(&self) -> bool {
+        self.kind() == S_IFDIR
+    }
+
+    pub fn is_file(&self) -> bool {
+        self.kind() == S_IFREG
+    }
+
+    pub fn is_symlink(&self) -> bool {
+        self.kind() == S_IFLNK
+    }
+
+    pub fn has(&self, flag: u32) -> bool {
+        self.flags() & flag != 0
+    }
+
+    pub fn set_flag(&mut self, flag: u32, on: bool) {
+        let f = self.flags();
+        self.set_flags(if on { f | flag } else { f & !flag });
+    }
+
+    /// Is a removal of extents unfinished?
+    pub fn has_intent(&self) -> bool {
+        self.intent_start() < self.intent_end()
+    }
+
+    /// The body, 112 bytes.
+    pub fn body(&self) -> &[u8] {
+        self.b.get(inode::BODY..).unwrap_or_default()
+    }
+
+    pub fn body_mut(&mut self) -> &mut [u8] {
+        self.b.get_mut(inode::BODY..).unwrap_or_default()
+    }
+
+    /// Root page of the body's tree.
+    pub fn root(&self) -> u64 {
+        get64(self.body(), 0)
+    }
+
+    /// Records or entries of the body's tree.
+    pub fn records(&self) -> u64 {
+        match self.body_format() {
+            body::INLINE => u64::from(self.body_count()),
+            _ => get64(self.body(), 8),
+        }
+    }
+
+    /// Sets the body to a tree.
+    pub fn set_tree(&mut self, root: u64, depth: u8, records: u64) {
+        self.body_mut().fill(0);
+        self.set_body_format(body::TREE);
+        self.set_body_depth(depth);
+        self.set_body_count(0);
+        put64(self.body_mut(), 0, root);
+        put64(self.body_mut(), 8, records);
+    }
+
+    /// Sets the body to nothing.
+    pub fn set_empty(&mut self) {
+        self.body_mut().fill(0);
+        self.set_body_format(body::INLINE);
+        self.set_body_depth(0);
+        self.set_body_count(0);
+    }
+
+    /// Number of entries of a directory; 0 for none.
+    pub fn attr(&self) -> Attr {
+        Attr {
+            ino: self.ino(),
+            generation: self.generation(),
+            mode: self.mode(),
+            nlink: self.nlink(),
+            uid: self.uid(),
+            gid: self.gid(),
+            rdev: self.rdev(),
+            size: self.size(),
+            pages: self.pages(),
+            atime: self.atime(),
+            mtime: self.mtime(),
+            ctime: self.ctime(),
+            btime: self.btime(),
+            sealed: self.has(iflag::SEALED),
+        }
+    }
+
+    /// Pages came to this inode, or left it.
+    pub fn add_pages(&mut self, delta: i64) {
+        self.set_pages(self.pages().saturating_add_signed(delta));
+    }
+
+    /// Reads and checks the inode at `off`, which must be `ino` and in use.
+    fn load<R: Region, H: Host, V: View<R, H>>(view: &V, off: u64, ino: Ino) -> Result<Self> {
+        let b = view
+            .fs()
+            .sector(view, off, INODE_MAGIC, "inode: bad magic")?;
+        let i = Inode { off, b };
+        if i.ino() != ino {
+            return Err(Error::corrupt(off, "inode: wrong number"));
+        }
+        if !i.has(iflag::IN_USE) {
+            return Err(Error::Stale);
+        }
+        if i.body_format() > body::TARGET_PAGE
+            || i.body_count() as usize > inode::INLINE_RECORDS
+            || i.body_depth() as usize > layout::node::MAX_DEPTH
+            || i.size() > crate::types::FILE_SIZE_MAX
+        {
+            return Err(Error::corrupt(off, "inode: field out of bounds"));
+        }
+        Ok(i)
+    }
+}
+
+impl<R: Region, H: Host> Fs<R, H> {
+    /// A system inode.
+    pub(crate) fn system_inode<V: View<R, H>>(
+        &self,
+        view: &V,
+        sector: u64,
+        owner: u64,
+    ) -> Result<Inode> {
+        Inode::load(view, self.geo.system_offset(sector), owner)
+    }
+
+    /// Region offset of an inode's sector, by the inode table as `view` sees it.
+    fn inode_offset_in<V: View<R, H>>(&self, view: &V, ino: Ino) -> Result<u64> {
+        let table = self.system_inode(view, system::ITABLE, layout::ITABLE_OWNER)?;
+        let page = ino / INODES_PER_PAGE;
+        match extent::find(view, &table, page)? {
+            Some(e) if e.file_page <= page && !e.unwritten => {
+                Ok(offset(e.page + (page - e.file_page)) + ino % INODES_PER_PAGE * SECTOR)
+            }
+            _ => Err(Error::Stale),
+        }
+    }
+
+    /// Region offset of an inode's sector. The table may grow meanwhile; then it is looked at again.
+    fn inode_offset(&self, ino: Ino) -> Result<u64> {
+        if ino == 0 || ino >= layout::ITABLE_OWNER {
+            return Err(Error::Stale);
+        }
+        loop {
+            let before = self.itable_version.load(Ordering::Acquire);
+            if before % 2 == 0 {
+                let found = self.inode_offset_in(self, ino);
+                core::sync::atomic::fence(Ordering::Acquire);
+                if self.itable_version.load(Ordering::Relaxed) == before {
+                    return found;
+                }
+            }
+            core::hint::spin_loop();
+        }
+    }
+
+    /// Reads an inode that is in use.
+    pub(crate) fn inode<V: View<R, H>>(&self, view: &V, ino: Ino) -> Result<Inode> {
+        let off = self.inode_offset(ino)?;
+        let i = Inode::load(view, off, ino)?;
+        if i.has(iflag::SYSTEM) {
+            return Err(Error::corrupt(off, "inode: system inode in the table"));
+        }
+        Ok(i)
+    }
+
+    /// Reads a directory.
+    pub(crate) fn directory<V: View<R, H>>(&self, view: &V, ino: Ino) -> Result<Inode> {
+        let i = self.inode(view, ino)?;
+        if i.is_dir() {
+            Ok(i)
+        } else {
+            Err(Error::NotDirectory)
+        }
+    }
+}
+
+impl<R: Region, H: Host> Tx<'_, R, H> {
+    /// Writes an inode back.
+    pub(crate) fn put_inode(&mut self, i: &Inode) -> Result<()> {
+        self.poke(i.off, &i.b, kind::PLAIN)
+    }
+
+    /// Makes an inode: number, generation, place and the in-use flag are set, nothing is written yet
+    /// (`put_new_inode` does).
+    pub(crate) fn new_inode(&mut self) -> TxResult<Inode> {
+        let fs = self.fs;
+        let shards = fs.geo.shards;
+        let own = self.slot % shards;
+        self.lock(lock::SHARDS + own as usize)?;
+        let mut s = self.shard(own)?;
+        if get64(&s, shard::FREE_HEAD) == 0 && get64(&s, shard::NEXT) >= get64(&s, shard::END) {
+            // Another shard's freed inodes come before growth: the table never shrinks.
+            for k in 1..shards {
+                let other = (own + k) % shards;
+                let off = fs.geo.shard_offset(other);
+                if fs.region.load(off + shard::FREE_HEAD as u64)? != 0 {
+                    self.lock(lock::SHARDS + other as usize)?;
+                    let s = self.shard(other)?;
+                    if get64(&s, shard::FREE_HEAD) != 0 {
+                        return self.pop_inode(other, s);
+                    }
+                }
+            }
+            let first = self.take_inodes()?;
+            // Number 0 is never used.
+            put64(&mut s, shard::NEXT, first.max(1));
+            put64(&mut s, shard::END, first + INODES_PER_PAGE);
+        }
+        if get64(&s, shard::FREE_HEAD) != 0 {
+            return self.pop_inode(own, s);
+        }
+        let ino = get64(&s, shard::NEXT);
+        put64(&mut s, shard::NEXT, ino + 1);
+        self.poke(fs.geo.shard_offset(own), &s, kind::PLAIN)?;
+        let mut i = Inode::new(self.table_offset(ino)?, ino);
+        i.set_generation(fs.host.random() as u32 >> 1);
+        i.set_flags(iflag::IN_USE);
+        self.inodes += 1;
+        Ok(i)
+    }
+
+    fn shard(&self, index: u64) -> Result<[u8; SECTOR as usize]> {
+        let off = self.fs.geo.shard_offset(index);
+        let s = self
+            .fs
+            .sector(self, off, SHARD_MAGIC, "inode shard: bad magic")?;
+        if get64(&s, shard::INDEX) != index {
+            return Err(Error::corrupt(off, "inode shard: wrong index"));
+        }
+        Ok(s)
+    }
+
+    /// Offset of an inode by the table as this transaction sees it.
+    fn table_offset(&self, ino: Ino) -> Result<u64> {
+        if self.holds(lock::ITABLE) {
+            self.fs.inode_offset_in(self, ino)
+        } else {
+            self.fs.inode_offset(ino)
+        }
+    }
+
+    /// Takes the first inode of a shard's free list.
+    fn pop_inode(&mut self, index: u64, mut s: [u8; SECTOR as usize]) -> TxResult<Inode> {
+        let shard_off = self.fs.geo.shard_offset(index);
+        let ino = get64(&s, shard::FREE_HEAD);
+        let off = match self.table_offset(ino) {
+            Ok(off) => off,
+            Err(Error::Stale) => {
+                return Err(
+                    Error::corrupt(shard_off, "inode shard: free inode out of bounds").into(),
+                )
+            }
+            Err(e) => return Err(e.into()),
+        };
+        let b = self
+            .fs
+            .sector(self, off, INODE_MAGIC, "free inode: bad magic")?;
+        let old = Inode { off, b };
+        if old.ino() != ino || old.has(iflag::IN_USE) {
+            return Err(Error::corrupt(off, "free inode: wrong number or in use").into());
+        }
+        put64(&mut s, shard::FREE_HEAD, old.link());
+        let count = get64(&s, shard::FREE_COUNT);
+        put64(&mut s, shard::FREE_COUNT, count.saturating_sub(1));
+        self.poke(shard_off, &s, kind::PLAIN)?;
+        let mut i = Inode::new(off, ino);
+        i.set_generation(old.generation().wrapping_add(1) & 0x7fff_ffff);
+        i.set_flags(iflag::IN_USE);
+        self.inodes += 1;
+        Ok(i)
+    }
+
+    /// Writes a new inode.
+    pub(crate) fn put_new_inode(&mut self, i: &Inode) -> Result<()> {
+        self.poke_fresh(i.off, &i.b)
+    }
+
+    /// Puts an inode on a free list.
+    pub(crate) fn free_inode(&mut self, i: &Inode) -> TxResult<()> {
+        let index = self.slot % self.fs.geo.shards;
+        self.lock(lock::SHARDS + index as usize)?;
+        let mut s = self.shard(index)?;
+        let mut f = Inode::new(i.off, i.ino());
+        f.set_generation(i.generation());
+        f.set_link(get64(&s, shard::FREE_HEAD));
+        self.put_inode(&f)?;
+        put64(&mut s, shard::FREE_HEAD, i.ino());
+        let count = get64(&s, shard::FREE_COUNT);
+        put64(&mut s, shard::FREE_COUNT, count + 1);
+        self.poke(self.fs.geo.shard_offset(index), &s, kind::PLAIN)?;
+        self.inodes -= 1;
+        Ok(())
+    }
+
+    /// Takes a page of never used inodes from the table; makes the table longer where it must.
+    fn take_inodes(&mut self) -> TxResult<Ino> {
+        let fs = self.fs;
+        self.lock(lock::ITABLE)?;
+        let off = fs.geo.system_offset(system::IFRONTIER);
+        let mut f = fs.sector(self, off, IFRONTIER_MAGIC, "inode frontier: bad magic")?;
+        let next = get64(&f, IFRONTIER_NEXT);
+        let mut capacity = get64(&f, IFRONTIER_CAPACITY);
+        if next > capacity || capacity % INODES_PER_PAGE != 0 || next % INODES_PER_PAGE != 0 {
+            return Err(Error::corrupt(off, "inode frontier: out of bounds").into());
+        }
+        if next == capacity {
+            let have = capacity / INODES_PER_PAGE;
+            let mut table = fs.system_inode(self, system::ITABLE, layout::ITABLE_OWNER)?;
+            let goal = match have.checked_sub(1) {
+                Some(last) => extent::find(self, &table, last)?.map(|e| e.page + e.len),
+                None => None,
+            };
+            let pages = (have / 8).clamp(GROW_MIN, GROW_MAX);
+            let (page, len) = self.alloc(Want {
+                pages,
+                least: 1,
+                goal,
+                colour: None,
+            })?;
+            // Nobody names these pages yet: zeros first, then the extent.
+            fs.region.zero(offset(page), len * PAGE)?;
+            extent::insert(self, &mut table, have, page, len, false)?;
+            table.add_pages(len as i64);
+            table.set_size((have + len) * PAGE);
+            self.put_table(&table)?;
+            capacity += len * INODES_PER_PAGE;
+        }
+        put64(&mut f, IFRONTIER_NEXT, next + INODES_PER_PAGE);
+        put64(&mut f, IFRONTIER_CAPACITY, capacity);
+        self.poke(off, &f, kind::PLAIN)?;
+        Ok(next)
+    }
+
+    /// Writes the table's inode, and its copy in the backup page.
+    fn put_table(&mut self, table: &Inode) -> Result<()> {
+        self.itable = true;
+        self.put_inode(table)?;
+        let copy = Inode {
+            off: self.fs.geo.itable_copy_offset(),
+            b: table.b,
+        };
+        // The copy's checksum is over another offset; what it held before is of no interest.
+        if self.staged(copy.off)? {
+            self.put_inode(&copy)
+        } else {
+            self.poke_fresh(copy.off, &copy.b)
+        }
+    }
+}
+
+/// Writes shards, inode frontier and system inodes of an empty filesystem.
+pub(crate) fn format_inodes<R: Region, H: Host>(fs: &Fs<R, H>) -> Result<()> {
+    let mut b = [0u8; SECTOR as usize];
+    put32(&mut b, 0, IFRONTIER_MAGIC);
+    let off = fs.geo.system_offset(system::IFRONTIER);
+    fs.put_sum(off, &mut b);
+    fs.region.write(off, &b)?;
+    for s in 0..fs.geo.shards {
+        let mut b = [0u8; SECTOR as usize];
+        put32(&mut b, 0, SHARD_MAGIC);
+        put64(&mut b, shard::INDEX, s);
+        let off = fs.geo.shard_offset(s);
+        fs.put_sum(off, &mut b);
+        fs.region.write(off, &b)?;
+    }
+    let table = core::iter::once((system::ITABLE, layout::ITABLE_OWNER));
+    let sets = (0..layout::PENDING_SETS).map(|n| (system::PENDING + n, layout::PENDING_OWNER + n));
+    for (sector, owner) in table.chain(sets) {
+        let mut i = Inode::new(fs.geo.system_offset(sector), owner);
+        i.set_flags(iflag::IN_USE | iflag::SYSTEM);
+        fs.put_sum(i.off, &mut i.b);
+        fs.region.write(i.off, &i.b)?;
+        if sector == system::ITABLE {
+            let copy = fs.geo.itable_copy_offset();
+            fs.put_sum(copy, &mut i.b);
+            fs.region.write(copy, &i.b)?;
+        }
+    }
+    Ok(())
+}

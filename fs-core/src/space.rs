@@ -1,0 +1,674 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0 OR GPL-2.0
+//! Allocation of pages: bitmaps of chunks, found through summaries of groups and of groups of groups.
+
+use crate::bytes::{get16, get32, get64, get8, put16, put32, put64, put8};
+use crate::error::{Error, Result};
+use crate::fs::Fs;
+use crate::host::Host;
+use crate::journal::{lock, Fail, Tx, TxResult, View};
+use crate::layout::{
+    self, chunk, class, kind, summary, CHUNK_PAGES, CRC_AT, FRONTIER_FIRST, FRONTIER_MAGIC,
+    FRONTIER_READY, GROUP_CHUNKS, GROUP_PAGES, PAGE, SECTOR,
+};
+use crate::region::Region;
+use core::sync::atomic::Ordering;
+
+/// Most chunks that one allocation or one free touches, so that a transaction stays bounded.
+pub(crate) const MAX_CHUNKS: u64 = 64;
+/// Most pages of one free.
+pub(crate) const MAX_FREE: u64 = MAX_CHUNKS * CHUNK_PAGES;
+/// Chunks of a class that are looked into for a run of the wanted length.
+const TRIES: u32 = 8;
+
+/// What is asked of the allocator.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Want {
+    /// Pages wanted; fewer may be given.
+    pub pages: u64,
+    /// Fewest pages that are of use (they come in one run).
+    pub least: u64,
+    /// The best first page: the one behind the file's last extent.
+    pub goal: Option<u64>,
+    /// Place the first page at this position in its chunk (`file_page % 512`).
+    pub colour: Option<u64>,
+}
+
+impl Want {
+    /// One page of metadata.
+    pub const PAGE: Want = Want {
+        pages: 1,
+        least: 1,
+        goal: None,
+        colour: None,
+    };
+}
+
+/// A chunk descriptor.
+struct Chunk {
+    index: u64,
+    b: [u8; chunk::SIZE],
+}
+
+impl Chunk {
+    fn free(&self) -> u64 {
+        u64::from(get16(&self.b, chunk::FREE))
+    }
+
+    fn class(&self) -> u8 {
+        get8(&self.b, chunk::CLASS)
+    }
+
+    fn word(&self, i: usize) -> u64 {
+        get64(&self.b, chunk::BITMAP + 8 * i)
+    }
+
+    fn is_set(&self, bit: u64) -> bool {
+        self.word((bit / 64) as usize) >> (bit % 64) & 1 != 0
+    }
+
+    /// First bit at or behind `from` that is `set`; 512 if there is none.
+    fn next(&self, from: u64, set: bool) -> u64 {
+        let mut bit = from;
+        while bit < CHUNK_PAGES {
+            let w = self.word((bit / 64) as usize);
+            let w = (if set { w } else { !w }) >> (bit % 64);
+            if w != 0 {
+                return bit + u64::from(w.trailing_zeros());
+            }
+            bit = (bit / 64 + 1) * 64;
+        }
+        CHUNK_PAGES
+    }
+
+    /// The first run of `want` free pages, or the longest one there is: (bit, length).
+    fn run(&self, want: u64) -> (u64, u64) {
+        let mut best = (0, 0);
+        let mut bit = self.next(0, false);
+        while bit < CHUNK_PAGES {
+            let end = self.next(bit, true);
+            if end - bit > best.1 {
+                best = (bit, end - bit);
+                if best.1 >= want {
+                    break;
+                }
+            }
+            bit = self.next(end, false);
+        }
+        (best.0, best.1.min(want))
+    }
+
+    /// Sets or clears `len` bits; false if one of them was so already.
+    fn mark(&mut self, bit: u64, len: u64, set: bool) -> bool {
+        let end = bit + len;
+        let mut at = bit;
+        while at < end {
+            let w = at / 64;
+            let upto = end.min((w + 1) * 64);
+            let mask = (!0u64 >> (64 - (upto - at))) << (at % 64);
+            let old = self.word(w as usize);
+            let changed = if set { !old } else { old };
+            if changed & mask != mask {
+                return false;
+            }
+            put64(&mut self.b, chunk::BITMAP + 8 * w as usize, old ^ mask);
+            at = upto;
+        }
+        let free = if set {
+            self.free().wrapping_sub(len)
+        } else {
+            self.free() + len
+        };
+        put16(&mut self.b, chunk::FREE, free as u16);
+        true
+    }
+}
+
+/// A summary, of either level.
+struct Summary {
+    off: u64,
+    b: [u8; SECTOR as usize],
+}
+
+impl Summary {
+    fn word(&self, class: u8, w: u64) -> u64 {
+        get64(
+            &self.b,
+            summary::BITMAP + 64 * class as usize + 8 * w as usize,
+        )
+    }
+
+    fn any(&self, class: u8) -> bool {
+        (0..8).any(|w| self.word(class, w) != 0)
+    }
+
+    fn is_set(&self, class: u8, child: u64) -> bool {
+        self.word(class, child / 64) >> (child % 64) & 1 != 0
+    }
+
+    fn put(&mut self, class: u8, child: u64, set: bool) {
+        if class >= class::FULL {
+            return;
+        }
+        let bit = 1u64 << (child % 64);
+        let old = self.word(class, child / 64);
+        let new = if set { old | bit } else { old & !bit };
+        let at = summary::BITMAP + 64 * class as usize + 8 * (child / 64) as usize;
+        put64(&mut self.b, at, new);
+    }
+
+    /// First child of the class at or behind `from`, going round.
+    fn find(&self, class: u8, from: u64) -> Option<u64> {
+        next_bit(from, |w| self.word(class, w))
+    }
+}
+
+/// First set bit of 512 at or behind `from`, going round.
+fn next_bit(from: u64, word: impl Fn(u64) -> u64) -> Option<u64> {
+    let from = from % 512;
+    for k in 0..=8 {
+        let w = (from / 64 + k) % 8;
+        let mut bits = word(w);
+        if k == 0 {
+            bits &= !0 << (from % 64);
+        }
+        if bits != 0 {
+            return Some(w * 64 + u64::from(bits.trailing_zeros()));
+        }
+    }
+    None
+}
+
+impl<R: Region, H: Host> Tx<'_, R, H> {
+    fn lock_group(&mut self, group: u64) -> TxResult<()> {
+        self.lock(lock::GROUPS + (group % lock::GROUP_LOCKS) as usize)
+    }
+
+    fn chunk(&self, index: u64) -> Result<Chunk> {
+        let off = self.fs.geo.chunk_offset(index);
+        let mut b = [0u8; chunk::SIZE];
+        self.peek(off, &mut b)?;
+        let bad = |what| Err(Error::corrupt(off, what));
+        if get32(&b, 0) != layout::CHUNK_MAGIC || get64(&b, chunk::INDEX) != index {
+            return bad("chunk descriptor: not one, or not this one");
+        }
+        let c = Chunk { index, b };
+        let ones: u32 = (0..8).map(|i| c.word(i).count_ones()).sum();
+        // A staged descriptor was checked when it was read first, and has no checksum yet. The
+        // other descriptor of its sector still has the one it had.
+        if !self.staged(off & !(SECTOR - 1))? || !self.changed(off, &c.b)? {
+            let mut copy = c.b;
+            put32(&mut copy, CRC_AT, 0);
+            if self.fs.sum(off, &copy) != get32(&c.b, CRC_AT) {
+                return bad("chunk descriptor: bad checksum");
+            }
+        }
+        if c.free() + u64::from(ones) != CHUNK_PAGES || c.class() > class::FULL {
+            return bad("chunk descriptor: bad count or class");
+        }
+        Ok(c)
+    }
+
+    /// Does the staged descriptor differ from the one at home?
+    fn changed(&self, off: u64, staged: &[u8; chunk::SIZE]) -> Result<bool> {
+        let mut home = [0u8; chunk::SIZE];
+        self.fs.region.read(off, &mut home)?;
+        Ok(home != *staged)
+    }
+
+    fn summary(&self, off: u64, level: u64, index: u64) -> Result<Summary> {
+        let b = self
+            .fs
+            .sector(self, off, layout::SUMMARY_MAGIC, "summary: bad magic")?;
+        if get64(&b, summary::LEVEL) != level || get64(&b, summary::INDEX) != index {
+            return Err(Error::corrupt(off, "summary: wrong level or index"));
+        }
+        Ok(Summary { off, b })
+    }
+
+    fn put_summary(&mut self, s: &Summary) -> Result<()> {
+        self.poke(s.off, &s.b, kind::PLAIN)
+    }
+
+    /// Writes a changed descriptor, and what follows from it in the summaries. `small` says how a
+    /// chunk that is partly free is to be used.
+    fn put_chunk(&mut self, mut c: Chunk, part: u8) -> TxResult<()> {
+        let old = c.class();
+        let new = match c.free() {
+            0 => class::FULL,
+            CHUNK_PAGES => class::FREE,
+            _ if old == class::PACKED || old == class::COLOURED => old,
+            _ => part,
+        };
+        put8(&mut c.b, chunk::CLASS, new);
+        self.poke(self.fs.geo.chunk_offset(c.index), &c.b, kind::CHUNKS)?;
+        if new == old {
+            return Ok(());
+        }
+        let group = c.index / GROUP_CHUNKS;
+        let child = c.index % GROUP_CHUNKS;
+        let mut s = self.summary(self.fs.geo.summary_offset(group), 1, group)?;
+        let before = [class::FREE, class::PACKED, class::COLOURED].map(|k| s.any(k));
+        s.put(old, child, false);
+        s.put(new, child, true);
+        let after = [class::FREE, class::PACKED, class::COLOURED].map(|k| s.any(k));
+        self.put_summary(&s)?;
+        if before != after {
+            let k = group / GROUP_CHUNKS;
+            self.lock(lock::TOPS + (k % lock::TOP_LOCKS) as usize)?;
+            let mut top = self.summary(self.fs.geo.top_offset(k), 2, k)?;
+            for (class, any) in (0u8..).zip(after) {
+                top.put(class, group % GROUP_CHUNKS, any);
+            }
+            self.put_summary(&top)?;
+        }
+        Ok(())
+    }
+
+    /// Takes `len` free pages of a chunk.
+    fn take(&mut self, mut c: Chunk, bit: u64, len: u64, part: u8) -> TxResult<()> {
+        let off = self.fs.geo.chunk_offset(c.index);
+        let first = c.index * CHUNK_PAGES + bit;
+        if !self.fs.geo.is_data(first, len) || !c.mark(bit, len, true) {
+            return Err(Error::corrupt(off, "chunk descriptor: page is not free").into());
+        }
+        self.taken += len;
+        self.put_chunk(c, part)
+    }
+
+    /// Gives pages back: all must be allocated.
+    pub(crate) fn release(&mut self, page: u64, len: u64) -> TxResult<()> {
+        let end = page + len;
+        let mut at = page;
+        while at < end {
+            let index = at / CHUNK_PAGES;
+            let upto = end.min((index + 1) * CHUNK_PAGES);
+            self.lock_group(at / GROUP_PAGES)?;
+            let mut c = self.chunk(index)?;
+            if !c.mark(at % CHUNK_PAGES, upto - at, false) {
+                let off = self.fs.geo.chunk_offset(index);
+                return Err(Error::corrupt(off, "chunk descriptor: freed page is free").into());
+            }
+            // A large piece out of a full chunk: more of the same will probably follow.
+            let part = if upto - at >= CHUNK_PAGES / 2 {
+                class::COLOURED
+            } else {
+                class::PACKED
+            };
+            self.put_chunk(c, part)?;
+            at = upto;
+        }
+        Ok(())
+    }
+
+    /// Allocates a run of pages: (first page, number). The pages hold whatever they held.
+    pub(crate) fn alloc(&mut self, want: Want) -> TxResult<(u64, u64)> {
+        let reserve = if self.privileged {
+            0
+        } else {
+            self.fs.reserve()
+        };
+        let free = self.fs.free.load(Ordering::Relaxed) - self.taken as i64;
+        let room = u64::try_from(free).unwrap_or(0).saturating_sub(reserve);
+        if room < want.least.max(1) {
+            return Err(Error::NoSpace.into());
+        }
+        let pages = want.pages.clamp(1, room.min(MAX_FREE));
+        let want = Want {
+            pages,
+            least: want.least.clamp(1, pages),
+            ..want
+        };
+        if let Some(goal) = want.goal {
+            let got = self.alloc_at(goal, want.pages)?;
+            if got >= want.least {
+                return Ok((goal, got));
+            }
+        }
+        // Whole runs first; what is in pieces only when nothing else is left.
+        let order: &[Option<(u8, bool)>] = match want.colour {
+            Some(_) => &[
+                Some((class::FREE, false)),
+                None,
+                Some((class::COLOURED, false)),
+                Some((class::PACKED, false)),
+                Some((class::COLOURED, true)),
+                Some((class::PACKED, true)),
+            ],
+            None => &[
+                Some((class::PACKED, false)),
+                Some((class::FREE, false)),
+                None,
+                Some((class::COLOURED, false)),
+                Some((class::PACKED, true)),
+                Some((class::COLOURED, true)),
+            ],
+        };
+        for step in order {
+            match step {
+                Some((class, short)) => {
+                    if let Some(got) = self.alloc_class(*class, want, *short)? {
+                        return Ok(got);
+                    }
+                }
+                None => {
+                    if self.fs.groups_ready.load(Ordering::Acquire) < self.fs.geo.groups() {
+                        return Err(Fail::Grow);
+                    }
+                }
+            }
+        }
+        Err(Error::NoSpace.into())
+    }
+
+    /// Takes pages from exactly `goal` on, as many as are free and wanted; 0 if it is not free.
+    fn alloc_at(&mut self, goal: u64, pages: u64) -> TxResult<u64> {
+        let mut at = goal;
+        while at - goal < pages {
+            let group = at / GROUP_PAGES;
+            if !self.fs.geo.is_data(at, 1)
+                || group < self.fs.geo.first_group()
+                || group >= self.fs.groups_ready.load(Ordering::Acquire)
+            {
+                break;
+            }
+            self.lock_group(group)?;
+            let c = self.chunk(at / CHUNK_PAGES)?;
+            let bit = at % CHUNK_PAGES;
+            if c.is_set(bit) {
+                break;
+            }
+            let run = (c.next(bit, true) - bit).min(pages - (at - goal));
+            // A chunk entered from its start by a file that fills it is coloured, if the file was.
+            self.take(c, bit, run, class::COLOURED)?;
+            at += run;
+            if at % CHUNK_PAGES != 0 {
+                break;
+            }
+        }
+        Ok(at - goal)
+    }
+
+    /// Allocates in a chunk of the class, in the group where this slot allocated last or one behind.
+    /// With `short`, the longest run found will do.
+    fn alloc_class(&mut self, class: u8, want: Want, short: bool) -> TxResult<Option<(u64, u64)>> {
+        let geo = self.fs.geo;
+        let ready = self.fs.groups_ready.load(Ordering::Acquire);
+        let spread = ready.saturating_sub(geo.first_group()).max(1);
+        let home = geo.first_group() + (self.slot * spread / geo.slots);
+        let mut tries = if short && want.least > 1 {
+            u32::MAX
+        } else {
+            TRIES
+        };
+        let mut best: Option<(u64, u64, u64)> = None;
+        let tops = geo.tops();
+        for k in 0..=tops {
+            let top = (home / GROUP_CHUNKS + k) % tops;
+            let base = geo.top_offset(top) + (summary::BITMAP + 64 * class as usize) as u64;
+            let mut from = if k == 0 { home % GROUP_CHUNKS } else { 0 };
+            if top * GROUP_CHUNKS >= ready {
+                continue;
+            }
+            // The words are looked at without their lock: a hint, made sure of below.
+            for _ in 0..GROUP_CHUNKS {
+                let mut words = [0u64; 8];
+                for (w, word) in (0u64..).zip(words.iter_mut()) {
+                    *word = self.fs.region.load(base + 8 * w)?;
+                }
+                let found = next_bit(from, |w| words.get(w as usize).copied().unwrap_or(0));
+                let Some(bit) = found else { break };
+                if k == 0 && bit < home % GROUP_CHUNKS && from >= home % GROUP_CHUNKS {
+                    // Went round: those are looked at in the last pass.
+                    if tops > 1 {
+                        break;
+                    }
+                }
+                let group = top * GROUP_CHUNKS + bit;
+                if group >= geo.first_group() && group < ready {
+                    if let Some(got) =
+                        self.alloc_in_group(group, class, want, &mut tries, &mut best)?
+                    {
+                        return Ok(Some(got));
+                    }
+                    if tries == 0 {
+                        break;
+                    }
+                }
+                let next = bit + 1;
+                if next == GROUP_CHUNKS || next == home % GROUP_CHUNKS {
+                    break;
+                }
+                from = next;
+            }
+        }
+        match best {
+            Some((index, bit, len)) if short && len >= want.least => {
+                let c = self.chunk(index)?;
+                self.take(c, bit, len, class::PACKED)?;
+                Ok(Some((index * CHUNK_PAGES + bit, len)))
+            }
+            _ => Ok(None),
+        }
+    }
+
+    /// Allocates in a chunk of the class in this group. Chunks with too short a run are remembered
+    /// in `best`.
+    fn alloc_in_group(
+        &mut self,
+        group: u64,
+        class: u8,
+        want: Want,
+        tries: &mut u32,
+        best: &mut Option<(u64, u64, u64)>,
+    ) -> TxResult<Option<(u64, u64)>> {
+        self.lock_group(group)?;
+        let s = self.summary(self.fs.geo.summary_offset(group), 1, group)?;
+        let hint = &self.fs.hints[(group % lock::GROUP_LOCKS) as usize];
+        let mut from = hint.load(Ordering::Relaxed) % GROUP_CHUNKS;
+        let start = from;
+        let mut wrapped = false;
+        while *tries > 0 {
+            let Some(child) = s.find(class, from) else {
+                break;
+            };
+            if child < from {
+                wrapped = true;
+            }
+            if wrapped && child >= start {
+                break;
+            }
+            let index = group * GROUP_CHUNKS + child;
+            let c = self.chunk(index)?;
+            if c.class() != class {
+                let off = self.fs.geo.chunk_offset(index);
+                return Err(
+                    Error::corrupt(off, "chunk descriptor: not of its summary's class").into(),
+                );
+            }
+            if class == class::FREE {
+                hint.store(child, Ordering::Relaxed);
+                return match want.colour {
+                    Some(colour) => self.take_coloured(c, colour, want.pages).map(Some),
+                    None => {
+                        let len = want.pages.min(CHUNK_PAGES);
+                        self.take(c, 0, len, class::PACKED)?;
+                        Ok(Some((index * CHUNK_PAGES, len)))
+                    }
+                };
+            }
+            let (bit, len) = c.run(want.pages);
+            if len >= want.pages.min(CHUNK_PAGES) {
+                hint.store(child, Ordering::Relaxed);
+                self.take(c, bit, len, class)?;
+                return Ok(Some((index * CHUNK_PAGES + bit, len)));
+            }
+            if best.is_none_or(|b| b.2 < len) {
+                *best = Some((index, bit, len));
+            }
+            *tries -= 1;
+            from = child + 1;
+            if from == GROUP_CHUNKS {
+                from = 0;
+                wrapped = true;
+            }
+        }
+        Ok(None)
+    }
+
+    /// Takes pages of free chunks, the first at position `colour` of its chunk.
+    fn take_coloured(&mut self, c: Chunk, colour: u64, pages: u64) -> TxResult<(u64, u64)> {
+        let colour = colour % CHUNK_PAGES;
+        let first = c.index * CHUNK_PAGES + colour;
+        let group = c.index / GROUP_CHUNKS;
+        let mut index = c.index;
+        let mut len = pages.min(CHUNK_PAGES - colour);
+        self.take(c, colour, len, class::COLOURED)?;
+        while len < pages {
+            index += 1;
+            if index / GROUP_CHUNKS != group || index >= self.fs.geo.chunks() {
+                break;
+            }
+            let s = self.summary(self.fs.geo.summary_offset(group), 1, group)?;
+            if !s.is_set(class::FREE, index % GROUP_CHUNKS) {
+                break;
+            }
+            let part = (pages - len).min(CHUNK_PAGES);
+            let c = self.chunk(index)?;
+            self.take(c, 0, part, class::COLOURED)?;
+            len += part;
+        }
+        Ok((first, len))
+    }
+
+    /// Initialises group `seen` and moves the frontier behind it. False if that was done meanwhile.
+    pub(crate) fn open_group(&mut self, seen: u64) -> TxResult<bool> {
+        let fs = self.fs;
+        self.lock(lock::FRONTIER)?;
+        let off = fs.geo.system_offset(layout::system::FRONTIER);
+        let mut frontier = fs.sector(self, off, FRONTIER_MAGIC, "frontier: bad magic")?;
+        let ready = get64(&frontier, FRONTIER_READY);
+        if ready > fs.geo.groups() || get64(&frontier, FRONTIER_FIRST) != fs.geo.first_group() {
+            return Err(Error::corrupt(off, "frontier: out of bounds").into());
+        }
+        if ready != seen {
+            return Ok(false);
+        }
+        if ready >= fs.geo.groups() {
+            return Err(Error::NoSpace.into());
+        }
+        let group = ready;
+        let sums = format_group(fs, group)?;
+        let k = group / GROUP_CHUNKS;
+        self.lock(lock::TOPS + (k % lock::TOP_LOCKS) as usize)?;
+        let top_off = fs.geo.top_offset(k);
+        let mut top = if group == fs.geo.first_group() || group % GROUP_CHUNKS == 0 {
+            new_summary(fs, top_off, 2, k)
+        } else {
+            self.summary(top_off, 2, k)?
+        };
+        for class in [class::FREE, class::PACKED, class::COLOURED] {
+            top.put(class, group % GROUP_CHUNKS, sums.any(class));
+        }
+        if group == fs.geo.first_group() || group % GROUP_CHUNKS == 0 {
+            self.poke_fresh(top_off, &top.b)?;
+        } else {
+            self.put_summary(&top)?;
+        }
+        put64(&mut frontier, FRONTIER_READY, ready + 1);
+        self.poke(off, &frontier, kind::PLAIN)?;
+        Ok(true)
+    }
+}
+
+fn new_summary<R: Region, H: Host>(fs: &Fs<R, H>, off: u64, level: u64, index: u64) -> Summary {
+    let mut s = Summary {
+        off,
+        b: [0; SECTOR as usize],
+    };
+    put32(&mut s.b, 0, layout::SUMMARY_MAGIC);
+    put64(&mut s.b, summary::LEVEL, level);
+    put64(&mut s.b, summary::INDEX, index);
+    fs.put_sum(off, &mut s.b);
+    s
+}
+
+/// The bitmap of a chunk in which nothing was ever allocated: what lies outside the data zone is set.
+pub(crate) fn pristine_bitmap(geo: &layout::Geometry, index: u64) -> [u64; 8] {
+    let mut words = [0u64; 8];
+    let start = index * CHUNK_PAGES;
+    if start >= geo.data_start && start + CHUNK_PAGES <= geo.data_end {
+        return words;
+    }
+    for (i, word) in (0u64..).zip(words.iter_mut()) {
+        for bit in 0..64 {
+            if !geo.is_data(start + 64 * i + bit, 1) {
+                *word |= 1 << bit;
+            }
+        }
+    }
+    words
+}
+
+/// Writes the descriptors and the summary of a group behind the frontier.
+fn format_group<R: Region, H: Host>(fs: &Fs<R, H>, group: u64) -> Result<Summary> {
+    let off = fs.geo.summary_offset(group);
+    let mut s = new_summary(fs, off, 1, group);
+    for child in 0..GROUP_CHUNKS {
+        let index = group * GROUP_CHUNKS + child;
+        if index >= fs.geo.chunks() {
+            break;
+        }
+        let words = pristine_bitmap(&fs.geo, index);
+        let used: u32 = words.iter().map(|w| w.count_ones()).sum();
+        let free = CHUNK_PAGES - u64::from(used);
+        let class = match free {
+            0 => class::FULL,
+            CHUNK_PAGES => class::FREE,
+            _ => class::PACKED,
+        };
+        let mut b = [0u8; chunk::SIZE];
+        put32(&mut b, 0, layout::CHUNK_MAGIC);
+        put64(&mut b, chunk::INDEX, index);
+        put16(&mut b, chunk::FREE, free as u16);
+        put8(&mut b, chunk::CLASS, class);
+        for (i, w) in words.iter().enumerate() {
+            put64(&mut b, chunk::BITMAP + 8 * i, *w);
+        }
+        let at = fs.geo.chunk_offset(index);
+        fs.put_sum(at, &mut b);
+        fs.region.write(at, &b)?;
+        s.put(class, child, true);
+    }
+    fs.put_sum(off, &mut s.b);
+    fs.region.write(off, &s.b)?;
+    Ok(s)
+}
+
+/// Writes the frontier as it is before any group is opened.
+pub(crate) fn format_frontier<R: Region, H: Host>(fs: &Fs<R, H>) -> Result<()> {
+    let off = fs.geo.system_offset(layout::system::FRONTIER);
+    let mut b = [0u8; SECTOR as usize];
+    put32(&mut b, 0, FRONTIER_MAGIC);
+    put64(&mut b, FRONTIER_READY, fs.geo.first_group());
+    put64(&mut b, FRONTIER_FIRST, fs.geo.first_group());
+    fs.put_sum(off, &mut b);
+    fs.region.write(off, &b)
+}
+
+/// The frontier: first group that is not initialised.
+pub(crate) fn read_frontier<R: Region, H: Host>(fs: &Fs<R, H>) -> Result<u64> {
+    let off = fs.geo.system_offset(layout::system::FRONTIER);
+    let b = fs.sector(fs, off, FRONTIER_MAGIC, "frontier: bad magic")?;
+    let ready = get64(&b, FRONTIER_READY);
+    let first = get64(&b, FRONTIER_FIRST);
+    if first != fs.geo.first_group() || ready < first || ready > fs.geo.groups() {
+        return Err(Error::corrupt(off, "frontier: out of bounds"));
+    }
+    Ok(ready)
+}
+
+/// Bytes of a page, spelled out where offsets are made of pages.
+#[inline]
+pub(crate) const fn offset(page: u64) -> u64 {
+    page * PAGE
+}
