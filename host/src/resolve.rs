@@ -155,25 +155,20 @@ mod tests {
     use super::*;
 
     fn found(spec: &str, text: &str, id: u8) -> Found {
-        let mut bytes = [0; 32];
-        bytes[..text.len()].copy_from_slice(text.as_bytes());
+        let mut label = [0; 32];
+        label[..text.len()].copy_from_slice(text.as_bytes());
+        let options = fs_core::FormatOptions {
+            uuid: [id; 16],
+            label,
+            uid: 0,
+            gid: 0,
+            mode: 0o755,
+            struct_pages: false,
+        };
+        let region = UserRegion::anonymous(1 << 20).expect("memory");
         Found {
             spec: Spec::parse(spec).expect("spec"),
-            info: SuperInfo {
-                version: 1,
-                uuid: [id; 16],
-                label: bytes,
-                size: 1 << 30,
-                compat: 0,
-                ro_compat: 0,
-                incompat: 0,
-                created: 0,
-                struct_pages: (0, 0),
-                metadata: 0,
-                slots: 1,
-                from_backup: false,
-                owner: None,
-            },
+            info: fs_core::format(&region, &UserHost::new(), &options).expect("format"),
         }
     }
 

@@ -6,6 +6,7 @@
 //! magic is short, other fields must make sense too.
 
 use crate::{uuid, UserHost};
+use fs_core::layout::KNOWN_INCOMPAT;
 use fs_core::{Region, SuperInfo};
 
 /// Something that was recognised.
@@ -478,8 +479,14 @@ pub fn rpramfs(region: &dyn Region) -> Option<Signature> {
             } else {
                 format!(", label \"{label}\"")
             };
+            let later = if info.incompat & !KNOWN_INCOMPAT != 0 {
+                " of a later version"
+            } else {
+                ""
+            };
+            let id = uuid::format(&info.uuid);
             Some(Signature {
-                name: name(format!(" (UUID {}{quoted})", uuid::format(&info.uuid))),
+                name: name(format!("{later} (UUID {id}{quoted})")),
                 offset: 0,
                 len: 0,
                 ours: Some(info),

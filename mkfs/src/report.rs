@@ -28,7 +28,7 @@ pub struct Report {
     /// Kept for struct pages.
     pub struct_pages: u64,
     /// Journal slots.
-    pub slots: u32,
+    pub slots: u64,
     /// The root directory.
     pub root: Root,
     /// Where it lies in physical memory.
@@ -71,7 +71,7 @@ fn range<S: serde::Serializer>(
 impl Report {
     /// The report of a filesystem; where it lies is filled in by the caller.
     pub fn new(spec: String, info: &SuperInfo, options: &FormatOptions, dry_run: bool) -> Self {
-        let (_, struct_pages) = info.struct_pages;
+        let (_, struct_pages) = info.struct_pages();
         Report {
             spec,
             dry_run,
@@ -79,10 +79,10 @@ impl Report {
             uuid: uuid::format(&info.uuid),
             label: resolve::label(info),
             size: info.size,
-            usable: info.size.saturating_sub(info.metadata + struct_pages),
-            metadata: info.metadata,
+            usable: info.size.saturating_sub(info.metadata() + struct_pages),
+            metadata: info.metadata(),
             struct_pages,
-            slots: info.slots,
+            slots: info.geometry.slots,
             root: Root {
                 uid: options.uid,
                 gid: options.gid,

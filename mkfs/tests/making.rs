@@ -104,7 +104,7 @@ fn room_for_struct_pages_is_kept_when_asked() {
     // 64 bytes per page of 4096.
     assert!(kept >= GIB / 64, "{kept}");
     assert!(kept <= GIB / 64 + 4 * MIB, "{kept}");
-    assert_eq!(probe(&path).struct_pages.1, kept);
+    assert_eq!(probe(&path).struct_pages().1, kept);
     let plain = place.file("g", GIB);
     assert_eq!(json(&["--json", text(&plain)])["struct_pages"], 0);
 }
