@@ -29,12 +29,8 @@ fn default_threads() -> usize {
 /// Opens the region and mounts the filesystem in it.
 fn open_volume(options: &Options) -> Result<Arc<Volume<UserRegion>>> {
     let spec = host::resolve::resolve(&Spec::parse(&options.spec)?)?;
-    let access = if options.read_only() {
-        Access::ReadOnly
-    } else {
-        Access::ReadWrite
-    };
-    let region = host::open(&spec, access)?;
+    // Read-only mounts write the mount marker, and what a crash left in the journal.
+    let region = host::open(&spec, Access::ReadWrite)?;
     let len = region.len();
     let holder = fs_core::probe(&region, &UserHost::new())
         .ok()
