@@ -50,6 +50,17 @@ pub fn scan() -> (Vec<Found>, Vec<Error>) {
     (found, errors)
 }
 
+/// An RP-RAMFS that begins elsewhere and shares memory with `range`. Only those are seen that begin
+/// where reserved memory does, or right behind another.
+#[must_use]
+pub fn overlapping(range: &PhysRange) -> Option<Found> {
+    let (found, _) = scan();
+    found.into_iter().find(|f| match &f.spec {
+        Spec::Physical(other) => other.start != range.start && other.overlaps(range),
+        _ => false,
+    })
+}
+
 /// A reserved range may hold several regions side by side: behind each that is found, the search
 /// goes on.
 fn scan_range(mut range: PhysRange, machine: &PhysMap, found: &mut Vec<Found>) -> Result<()> {

@@ -5,8 +5,8 @@ use crate::args::Args;
 use crate::report::Report;
 use fs_core::{FormatOptions, Region, SuperInfo};
 use host::{
-    iomem::PhysMap, open, owner, signature, size, Access, Backing, Error, Kind, Result, Spec,
-    UserHost, UserRegion,
+    iomem::PhysMap, open, owner, resolve, signature, size, uuid, Access, Backing, Error, Kind,
+    PhysRange, Result, Spec, UserHost, UserRegion,
 };
 use std::fs::{self, OpenOptions};
 use std::io;
@@ -101,10 +101,13 @@ fn report(
 
 /// Refuses a region that somebody uses, and unless forced one that holds something known.
 fn refuse_contents(region: &UserRegion, force: bool) -> Result<()> {
-    let Some(found) = signature::detect(region) else {
-        return Ok(());
-    };
     let name = region.name();
+    let Some(found) = signature::detect(region) else {
+        return match region.physical().filter(|_| !force) {
+            Some(range) => refuse_neighbour(name, &range),
+            None => Ok(()),
+        };
+    };
     if let Some(holder) = found.ours.and_then(|info| info.owner) {
         if owner::alive(&holder) {
             return Err(Error::new(
@@ -125,6 +128,22 @@ fn refuse_contents(region: &UserRegion, force: bool) -> Result<()> {
         ),
     )
     .hint("nothing was written; -f overwrites it"))
+}
+
+/// Refuses memory that belongs to a filesystem which begins before it, or inside of it.
+fn refuse_neighbour(name: &str, range: &PhysRange) -> Result<()> {
+    match resolve::overlapping(range) {
+        Some(other) => Err(Error::new(
+            Kind::Refused,
+            format!(
+                "{name}: overlaps {}, which holds RP-RAMFS (UUID {})",
+                other.spec,
+                uuid::format(&other.info.uuid)
+            ),
+        )
+        .hint("nothing was written; -f overwrites it")),
+        None => Ok(()),
+    }
 }
 
 /// What is to be done about a regular file of a given size.

@@ -176,6 +176,19 @@ fn rpramfs_itself() {
 }
 
 #[test]
+fn rpramfs_cut_short() {
+    let place = Place::new();
+    let path = place.path("f");
+    mkfs(&["-q", text(&path), "16M"]).expect(0);
+    fs::OpenOptions::new()
+        .write(true)
+        .open(&path)
+        .and_then(|f| f.set_len(8 * MIB))
+        .expect("cut");
+    refused(&path, "RP-RAMFS");
+}
+
+#[test]
 fn a_version_from_the_future() {
     let place = Place::new();
     let path = place.path("f");
