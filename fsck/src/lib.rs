@@ -1,0 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0 OR GPL-2.0
+//! What fsck.rpramfs and the rpramfs inspector share.
+
+#![deny(unsafe_code, missing_docs)]
