@@ -67,6 +67,8 @@ pub struct Fs<R: Region, H: Host> {
     pub(crate) geo: Geometry,
     pub(crate) seed: u32,
     pub(crate) hash_key: [u64; 2],
+    /// Tells this mount's pending work from what earlier ones left.
+    pub(crate) epoch: u64,
     pub(crate) groups_ready: AtomicU64,
     /// Odd while the inode table's map is being changed.
     pub(crate) itable_version: AtomicU64,
@@ -84,7 +86,9 @@ pub struct Fs<R: Region, H: Host> {
 impl<R: Region, H: Host> Fs<R, H> {
     /// A filesystem whose structures were not looked at yet.
     pub(crate) fn bare(region: R, host: H, info: &SuperInfo) -> Self {
+        let epoch = host.random();
         Fs {
+            epoch,
             region,
             host,
             info: *info,

@@ -38,7 +38,7 @@ impl<R: Region, H: Host> Tx<'_, R, H> {
         }
         let mut set = self.pending_set(i.ino())?;
         let generation = u64::from(i.generation());
-        match record::insert(self, &mut set, &[i.ino(), generation, 0]) {
+        match record::insert(self, &mut set, &[i.ino(), generation, self.fs.epoch]) {
             Err(crate::journal::Fail::Err(Error::Exists)) => {
                 return Err(Error::corrupt(set.off, "pending set: inode is there already").into())
             }
@@ -168,14 +168,22 @@ impl<R: Region, H: Host> Fs<R, H> {
         }
     }
 
-    /// The first inode behind `after` that has pending work.
+    /// The first inode behind `after` whose pending work an earlier mount left. Work of this mount is
+    /// in the hands of whoever holds the inode.
     pub(crate) fn next_pending(&self, set: u64, after: Ino) -> Result<Option<Ino>> {
-        self.host.lock(lock::PENDING + set as usize);
-        let found = self
-            .system_inode(self, system::PENDING + set, layout::PENDING_OWNER + set)
-            .and_then(|s| record::find_ge(self, &s, after.saturating_add(1)));
-        self.host.unlock(lock::PENDING + set as usize);
-        Ok(found?.map(|r| r[0]))
+        let mut after = after;
+        loop {
+            let id = lock::PENDING + set as usize;
+            self.host.lock(id);
+            let found = self
+                .system_inode(self, system::PENDING + set, layout::PENDING_OWNER + set)
+                .and_then(|s| record::find_ge(self, &s, after.saturating_add(1)));
+            self.host.unlock(id);
+            match found? {
+                Some(r) if r[2] == self.epoch => after = r[0],
+                other => return Ok(other.map(|r| r[0])),
+            }
+        }
     }
 
     /// Does what is pending for one inode. The caller has it locked, and nobody else holds it open.
