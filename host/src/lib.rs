@@ -23,6 +23,7 @@ mod spec;
 mod user_host;
 pub mod uuid;
 mod volume;
+mod windows;
 
 pub use error::{Error, Kind, Program, Result};
 pub use region::{open, Access, Backing, UserRegion};

@@ -6,6 +6,7 @@
 use crate::device::{self, Device, DeviceKind};
 use crate::in_use::{device_number, Uses};
 use crate::iomem::PhysMap;
+use crate::windows::Windows;
 use crate::{resolve, Error, Kind, PhysRange, Result, Spec};
 use fs_core::{MappedRegion, Region};
 use memmap2::{MmapOptions, MmapRaw};
@@ -43,29 +44,27 @@ pub enum Backing {
     Anonymous,
 }
 
-/// Keeps others out as long as it lives. The locks belong to the open file, so a child of fork
-/// holds them on when its parent ends.
+/// The memory itself.
 #[derive(Debug)]
-enum Guard {
-    None,
-    /// The file is only kept for its lock.
-    #[allow(dead_code)]
-    Whole(Flock<File>),
-    /// `/dev/mem`, with an open-file-description lock on just our range.
-    #[allow(dead_code)]
-    Range(File),
+enum Mapping {
+    /// All of it, from the start.
+    Whole(MmapRaw),
+    /// `/dev/mem`, which is costly to map, as it is used. Its file holds the lock on the range.
+    Windows(Windows),
 }
 
 /// A mapped region. Unmapped, and its lock released, when dropped.
 #[derive(Debug)]
 pub struct UserRegion {
     mapped: MappedRegion,
-    map: MmapRaw,
+    mapping: Mapping,
     writable: bool,
     backing: Backing,
     name: String,
     physical: Option<PhysRange>,
-    _guard: Guard,
+    /// Keeps others out. The lock belongs to the open file, so a child of fork holds it on when
+    /// its parent ends.
+    _lock: Option<Flock<File>>,
 }
 
 /// Opens the region that `spec` names. Nothing is written.
@@ -92,41 +91,40 @@ impl UserRegion {
             .no_reserve_swap()
             .map_anon()
             .map_err(|e| Error::io(format!("cannot map {len} bytes"), &e))?;
+        let mapping = Mapping::Whole(map.into());
         let name = "anonymous memory".into();
-        UserRegion::wrap(
-            map.into(),
-            true,
-            Backing::Anonymous,
-            name,
-            None,
-            Guard::None,
-        )
+        UserRegion::wrap(mapping, len, true, Backing::Anonymous, name, None, None)
     }
 
     fn wrap(
-        map: MmapRaw,
+        mapping: Mapping,
+        len: u64,
         writable: bool,
         backing: Backing,
         name: String,
         physical: Option<PhysRange>,
-        guard: Guard,
+        lock: Option<Flock<File>>,
     ) -> Result<Self> {
-        let base = NonNull::new(map.as_mut_ptr())
-            .ok_or_else(|| Error::new(Kind::System, format!("{name}: mapped at address 0")))?;
-        // SAFETY: mmap gives page-aligned memory; every caller asked for a whole number of pages
-        // no longer than isize::MAX (mmap fails beyond the address space). The mapping lives in
-        // the same struct, is never unmapped or moved before the struct is dropped, and nobody
-        // makes a reference into it: `map` is private and only flushed. A read-only mapping is
-        // never stored to: the `Region` methods below refuse first.
-        let mapped = unsafe { MappedRegion::new(base, map.len() as u64) };
+        let base = match &mapping {
+            Mapping::Whole(map) => NonNull::new(map.as_mut_ptr())
+                .ok_or_else(|| Error::new(Kind::System, format!("{name}: mapped at address 0")))?,
+            Mapping::Windows(windows) => windows.base(),
+        };
+        // SAFETY: mmap gives page-aligned memory; `len` is the length every caller mapped or
+        // reserved, a whole number of pages no longer than isize::MAX (mmap fails beyond the
+        // address space). The mapping lives in the same struct, is never unmapped or moved before
+        // the struct is dropped, and nobody makes a reference into it. The `Region` methods below
+        // make sure that a window is mapped before `mapped` is used there, and refuse to store to
+        // a read-only mapping.
+        let mapped = unsafe { MappedRegion::new(base, len) };
         Ok(UserRegion {
             mapped,
-            map,
+            mapping,
             writable,
             backing,
             name,
             physical,
-            _guard: guard,
+            _lock: lock,
         })
     }
 
@@ -164,31 +162,25 @@ impl UserRegion {
 
     /// Writes the page cache of a file or block device back; nothing to do for the others.
     pub fn sync(&self) -> Result<()> {
-        if !self.writable || !matches!(self.backing, Backing::File | Backing::Block) {
-            return Ok(());
+        match (&self.mapping, self.backing) {
+            (Mapping::Whole(map), Backing::File | Backing::Block) if self.writable => map
+                .flush()
+                .map_err(|e| Error::io(format!("{}: cannot write back", self.name), &e)),
+            _ => Ok(()),
         }
-        self.map
-            .flush()
-            .map_err(|e| Error::io(format!("{}: cannot write back", self.name), &e))
-    }
-
-    /// Address of the first byte, for whoever hands the memory to the kernel (`writev`, io_uring).
-    /// Valid for `len()` bytes as long as the region lives; read-only unless [`Self::writable`].
-    #[must_use]
-    pub const fn base(&self) -> NonNull<u8> {
-        self.mapped.base()
     }
 }
 
-fn map(file: &File, offset: u64, len: u64, writable: bool) -> io::Result<MmapRaw> {
+fn map(file: &File, len: u64, writable: bool) -> io::Result<Mapping> {
     let len = usize::try_from(len).map_err(|_| io::ErrorKind::InvalidInput)?;
     let mut options = MmapOptions::new();
-    options.offset(offset).len(len);
-    if writable {
+    options.len(len);
+    let map = if writable {
         options.map_raw(file)
     } else {
         options.map_raw_read_only(file)
-    }
+    };
+    map.map(Mapping::Whole)
 }
 
 fn open_path(path: &Path, access: Access) -> Result<UserRegion> {
@@ -216,8 +208,8 @@ fn open_path(path: &Path, access: Access) -> Result<UserRegion> {
             _ => error,
         }
     })?;
-    let (guard, mapping) = match access {
-        Access::Inspect => (Guard::None, map(&file, 0, device.len, false)),
+    let (lock, mapping) = match access {
+        Access::Inspect => (None, map(&file, device.len, false)),
         Access::ReadOnly | Access::ReadWrite => {
             let lock = lock_whole(file, writable).map_err(|e| match e {
                 nix::Error::EWOULDBLOCK => {
@@ -227,8 +219,8 @@ fn open_path(path: &Path, access: Access) -> Result<UserRegion> {
                 }
                 e => Error::io(format!("cannot lock {shown}"), &e.into()),
             })?;
-            let mapping = map(&lock, 0, device.len, writable);
-            (Guard::Whole(lock), mapping)
+            let mapping = map(&lock, device.len, writable);
+            (Some(lock), mapping)
         }
     };
     let mapping = mapping
@@ -239,7 +231,15 @@ fn open_path(path: &Path, access: Access) -> Result<UserRegion> {
         DeviceKind::Dax => Backing::Dax,
     };
     let name = shown.to_string();
-    UserRegion::wrap(mapping, writable, backing, name, device.physical, guard)
+    UserRegion::wrap(
+        mapping,
+        device.len,
+        writable,
+        backing,
+        name,
+        device.physical,
+        lock,
+    )
 }
 
 /// Takes flock(2), for a second if need be: udev holds it while it probes a device, and a daemon
@@ -317,7 +317,14 @@ pub(crate) fn open_physical(
             e => Error::io(format!("cannot lock {range} of /dev/mem"), &e.into()),
         })?;
     }
-    let mapping = map(&file, range.start, range.size, writable).map_err(|e| {
+    let windows = Windows::reserve(file, range.start, range.size, writable);
+    // Both ends at once, so that what the kernel has against it is known now.
+    let both_ends = |w: Windows| {
+        w.touch(0, 1)?;
+        w.touch(range.size - 1, 1)?;
+        Ok(w)
+    };
+    let windows = windows.and_then(both_ends).map_err(|e| {
         let error = Error::io(format!("cannot map {range} of /dev/mem"), &e);
         match e.raw_os_error() {
             Some(libc::EPERM) => error.hint(format!(
@@ -333,14 +340,14 @@ pub(crate) fn open_physical(
         }
     })?;
     let name = range.to_string();
-    let guard = Guard::Range(file);
     UserRegion::wrap(
-        mapping,
+        Mapping::Windows(windows),
+        range.size,
         writable,
         Backing::Physical,
         name,
         Some(*range),
-        guard,
+        None,
     )
 }
 
@@ -376,10 +383,23 @@ fn no_dev_mem(range: &PhysRange, e: &io::Error) -> Error {
 }
 
 impl UserRegion {
+    /// The memory, with these bytes of it mapped.
     #[inline]
-    fn for_writing(&self) -> fs_core::Result<&MappedRegion> {
+    fn at(&self, off: u64, len: u64) -> fs_core::Result<&MappedRegion> {
+        if let Mapping::Windows(windows) = &self.mapping {
+            windows.touch(off, len).map_err(|e| {
+                log::error!("{}: cannot map offset {off:#x}: {e}", self.name);
+                fs_core::Error::corrupt(off, "the memory cannot be mapped")
+            })?;
+        }
+        Ok(&self.mapped)
+    }
+
+    /// The same, to be stored to.
+    #[inline]
+    fn at_mut(&self, off: u64, len: u64) -> fs_core::Result<&MappedRegion> {
         if self.writable {
-            Ok(&self.mapped)
+            self.at(off, len)
         } else {
             Err(fs_core::Error::ReadOnly)
         }
@@ -394,12 +414,12 @@ impl Region for UserRegion {
 
     #[inline]
     fn load(&self, off: u64) -> fs_core::Result<u64> {
-        self.mapped.load(off)
+        self.at(off, 8)?.load(off)
     }
 
     #[inline]
     fn store(&self, off: u64, value: u64) -> fs_core::Result<()> {
-        self.for_writing()?.store(off, value)
+        self.at_mut(off, 8)?.store(off, value)
     }
 
     #[inline]
@@ -409,27 +429,28 @@ impl Region for UserRegion {
         old: u64,
         new: u64,
     ) -> fs_core::Result<std::result::Result<(), u64>> {
-        self.for_writing()?.compare_exchange(off, old, new)
+        self.at_mut(off, 8)?.compare_exchange(off, old, new)
     }
 
     #[inline]
     fn read(&self, off: u64, buf: &mut [u8]) -> fs_core::Result<()> {
-        self.mapped.read(off, buf)
+        self.at(off, buf.len() as u64)?.read(off, buf)
     }
 
     #[inline]
     fn write(&self, off: u64, buf: &[u8]) -> fs_core::Result<()> {
-        self.for_writing()?.write(off, buf)
+        self.at_mut(off, buf.len() as u64)?.write(off, buf)
     }
 
     #[inline]
     fn zero(&self, off: u64, len: u64) -> fs_core::Result<()> {
-        self.for_writing()?.zero(off, len)
+        self.at_mut(off, len)?.zero(off, len)
     }
 
     #[inline]
     fn copy(&self, from: u64, to: u64, len: u64) -> fs_core::Result<()> {
-        self.for_writing()?.copy(from, to, len)
+        self.at_mut(from, len)?;
+        self.at_mut(to, len)?.copy(from, to, len)
     }
 }
 
