@@ -10,7 +10,7 @@ use crate::apps::redis::{self, Redis};
 use crate::apps::{digest, Fingerprints};
 use crate::lab::{Boot, Filesystem, Guest, Lab, Region, Size};
 use crate::timeline::Timeline;
-use anyhow::{ensure, Context, Result};
+use anyhow::{bail, ensure, Context, Result};
 use serde::Serialize;
 use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
@@ -230,6 +230,7 @@ pub fn carry(lab: &Lab, options: &Options) -> Result<Report> {
     release_packets(&guest)?;
     time.say(format!("restored in {:.2} s", report.seconds.restore));
 
+    timers_run(host).context("redis after the restore")?;
     counter.wait(50, PATIENCE)?;
     time.say(format!(
         "the client counts on: {at} before, {} now",
@@ -279,10 +280,32 @@ fn mount(guest: &Guest, fs: Filesystem, region: &Region) -> Result<(String, f64)
 fn start_apps(guest: &Guest) -> Result<()> {
     guest.run(format!("echo {FIRST_PID} > /proc/sys/kernel/ns_last_pid"))?;
     for app in APPS {
-        let start = app.start;
-        guest.run(format!(
-            "cd / && setsid {start} </dev/null >/dev/null 2>&1 &"
-        ))?;
+        // In a time namespace, which CRIU takes along: the next kernel's monotonic clock begins
+        // at zero, and the timers of before would be far in its future.
+        let start = format!("unshare --time --fork setsid {}", app.start);
+        guest.run(format!("cd / && {start} </dev/null >/dev/null 2>&1 &"))?;
+    }
+    Ok(())
+}
+
+/// A clock in redis that its timer moves on every second.
+fn timers_run(host: Ipv4Addr) -> Result<()> {
+    let mut redis = Redis::connect(host)?;
+    let mut clock = || -> Result<String> {
+        let redis::Reply::Bulk(info) = redis.call(&[b"INFO", b"server"])? else {
+            bail!("redis: INFO");
+        };
+        let info = String::from_utf8_lossy(&info).into_owned();
+        let line = info.lines().find(|line| line.starts_with("lru_clock:"));
+        Ok(line.context("redis: no lru_clock")?.to_owned())
+    };
+    let (start, before) = (Instant::now(), clock()?);
+    while clock()? == before {
+        ensure!(
+            start.elapsed() < Duration::from_secs(5),
+            "its timers do not run"
+        );
+        std::thread::sleep(Duration::from_millis(50));
     }
     Ok(())
 }

@@ -26,6 +26,9 @@ pub struct Shell {
     /// Newest that fits: 6.1, 6.12, 7.2, 7.x, or a whole release name
     #[arg(long, default_value = "6.12")]
     kernel: String,
+    /// The kernel that `kexec -e` starts
+    #[arg(long)]
+    next: Option<String>,
     /// Size of the region, which lies at 4 GiB
     #[arg(long, default_value = "1G")]
     region: Size,
@@ -119,15 +122,30 @@ impl Shell {
             boot = boot.file(place, &PathBuf::from(from));
         }
         println!("lab: booting {} ({})", self.kernel, lab.accel()?.name());
+        let next = self
+            .next
+            .as_ref()
+            .map(|kernel| (kernel, boot.with_kernel(kernel)));
+        if let Some((_, next)) = &next {
+            lab.prepare(next)?;
+        }
         let guest = lab.boot(&boot)?;
-        guest.network_up()?;
-        println!(
-            "\rlab: {} is up, at {} for this host\r",
-            guest.release(),
-            guest.address()?
-        );
-        println!("lab: the region: {}; leave with `exit`\r", region.spec());
-        println!("lab: console log: {}\r", guest.console().path().display());
-        guest.wait()
+        guest.console().tolerate();
+        guest.shell(|guest| {
+            // The terminal is in raw mode while QEMU has it.
+            guest.network_up()?;
+            println!(
+                "lab: {} is up, at {} for this host\r",
+                guest.release(),
+                guest.address()?
+            );
+            println!("lab: the region: {}; leave with `exit`\r", region.spec());
+            if let Some((kernel, next)) = &next {
+                lab.kexec_load(guest, next)?;
+                println!("lab: {kernel} is loaded: start it with `kexec -e`\r");
+            }
+            println!("lab: console log: {}\r", guest.console().path().display());
+            Ok(())
+        })
     }
 }

@@ -339,12 +339,23 @@ impl Guest {
         }
     }
 
-    /// Waits until a person has left the guest's shell.
-    pub fn wait(&self) -> Result<()> {
-        while self.qemu.lock().unwrap().try_wait()?.is_none() {
-            std::thread::sleep(Duration::from_millis(100));
+    /// Waits until a person has left the guest's shell. `set_up` is called for every kernel that
+    /// they boot, before it gives them a prompt.
+    pub fn shell(&self, set_up: impl Fn(&Guest) -> Result<()>) -> Result<()> {
+        let mut boots = 0;
+        loop {
+            // After a kexec QEMU does not always notice that the machine was switched off.
+            let off = self.console.text().contains("reboot: Power down");
+            if off || self.qemu.lock().unwrap().try_wait()?.is_some() {
+                return Ok(());
+            }
+            if self.hello_count() > boots {
+                boots = self.hello_count();
+                set_up(self)?;
+                self.run("touch /run/lab-shell")?;
+            }
+            std::thread::sleep(Duration::from_millis(50));
         }
-        Ok(())
     }
 }
 

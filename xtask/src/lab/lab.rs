@@ -56,6 +56,14 @@ impl Boot {
         }
     }
 
+    /// The same with another kernel.
+    pub fn with_kernel(&self, kernel: &str) -> Boot {
+        Boot {
+            kernel: kernel.to_owned(),
+            ..self.clone()
+        }
+    }
+
     pub fn region(mut self, region: Region) -> Boot {
         self.region = Some(region);
         self

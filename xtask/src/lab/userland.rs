@@ -17,8 +17,10 @@ const SUITE: &str = "forky";
 const PACKAGES: &[&str] = &[
     "acl",
     "attr",
+    "bash",
     "busybox-static",
     "criu",
+    "dash",
     "e2fsprogs",
     "kexec-tools",
     "memcached",
@@ -30,7 +32,9 @@ const PACKAGES: &[&str] = &[
 ];
 
 const PROGRAMS: &[&str] = &[
+    "bash",
     "criu",
+    "dash",
     "e2fsck",
     "findmnt",
     "getfacl",
@@ -45,6 +49,7 @@ const PROGRAMS: &[&str] = &[
     "setfacl",
     "setfattr",
     "umount",
+    "unshare",
 ];
 
 /// What a scenario needs besides the usual.
@@ -121,6 +126,8 @@ impl Tree {
         for library in &libraries {
             self.add(&mut archive, library)?;
         }
+        // Not busybox's own: it would take its built-in mount and others for the real ones.
+        archive.link("usr/bin/sh", "dash");
         self.busybox(&mut archive)?;
         etc(&mut archive);
         Ok(archive)
@@ -237,9 +244,5 @@ fn etc(archive: &mut Archive) {
     );
     archive.link("etc/mtab", "/proc/self/mounts");
     archive.text("etc/fstab", "", 0o644);
-    archive.text(
-        "etc/profile",
-        "export PS1='lab:\\w# '\ncat /etc/motd 2>/dev/null\n",
-        0o644,
-    );
+    archive.text("etc/profile", "export PS1='lab:\\w# '\n", 0o644);
 }

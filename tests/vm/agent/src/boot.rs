@@ -101,9 +101,13 @@ fn start(program: &str, args: &[&str], io: fn() -> Stdio) {
     }
 }
 
-/// A prompt on the second console; the guest is switched off when the person leaves.
+/// A prompt on the second console, once the host says that all is set up; the guest is switched
+/// off when the person leaves.
 fn start_shell() {
-    std::thread::spawn(|| loop {
+    std::thread::spawn(|| {
+        while !Path::new("/run/lab-shell").exists() {
+            std::thread::sleep(std::time::Duration::from_millis(20));
+        }
         let open = || {
             fs::OpenOptions::new()
                 .read(true)
@@ -114,7 +118,7 @@ fn start_shell() {
             println!("init: /dev/hvc0 cannot be opened");
             return;
         };
-        let mut shell = Command::new("/bin/sh");
+        let mut shell = Command::new("/bin/bash");
         shell
             .arg("-l")
             .stdin(input)
