@@ -271,10 +271,7 @@ impl Checker<'_, '_> {
     fn connect(&mut self, ino: Ino) -> Res<()> {
         let mut way: Vec<Ino> = Vec::new();
         let mut at = ino;
-        loop {
-            let Some(info) = self.info_mut(at) else {
-                break;
-            };
+        while let Some(info) = self.info_mut(at) {
             if at == ROOT_INO || info.marks & CONNECTED != 0 {
                 info.marks |= CONNECTED;
                 break;

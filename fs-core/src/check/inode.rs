@@ -8,7 +8,8 @@ use crate::layout::{
 };
 use crate::types::{self, Ino};
 
-/// What a sector of the inode table holds.
+/// What a sector of the inode table holds. Lives for a moment each, so the sizes do not matter.
+#[allow(clippy::large_enum_variant)]
 #[derive(Clone, Debug)]
 pub enum Slot {
     /// An inode, in use or free.

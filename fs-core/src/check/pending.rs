@@ -20,6 +20,7 @@ impl Checker<'_, '_> {
             }
             self.report.pending = self.report.pending.saturating_add(1);
             if let Some(set) = wanted.get_mut((i.ino % PENDING_SETS) as usize) {
+                // The third word is the epoch of a mount; any will do.
                 set.push(Record {
                     key: i.ino,
                     a: u64::from(i.generation),
@@ -32,12 +33,20 @@ impl Checker<'_, '_> {
             self.progress(Phase::Pending, n as u64, PENDING_SETS)?;
             let ino = PENDING_OWNER + n as u64;
             let off = self.geo.system_offset(system::PENDING + n as u64);
+            let same = |a: &Record, b: &Record| a.key == b.key && a.a == b.a;
+            let equal = set.records.len() == wanted.len()
+                && set.records.iter().zip(&wanted).all(|(a, b)| same(a, b));
             let fix = if set.bad {
                 set.fix
-            } else if set.records == wanted {
+            } else if equal {
                 continue;
             } else {
-                let has = |list: &[Record], r: &Record| list.binary_search(r).is_ok();
+                let has = |list: &[Record], r: &Record| {
+                    list.binary_search_by_key(&r.key, |l| l.key)
+                        .ok()
+                        .and_then(|i| list.get(i))
+                        .is_some_and(|l| same(l, r))
+                };
                 let extra = set.records.iter().filter(|r| !has(&wanted, r)).count();
                 let missing = wanted.iter().filter(|r| !has(&set.records, r)).count();
                 let f = Finding::new(

@@ -5,9 +5,15 @@ use super::build::{self, Owner};
 use super::checker::{Checker, Damaged, Halt, Res, LEFT};
 use super::inode::Inode;
 use super::node::{DirList, Record};
+use super::store::Store;
 use crate::layout::{body, inode::INLINE_RECORDS, node, PAGE};
 use crate::types::{self, Ino};
 use alloc::vec::Vec;
+
+/// Builds a tree from what it holds, with pages of the second argument.
+type Make<'m> = dyn FnMut(&Store<'_>, &mut dyn FnMut() -> Option<u64>) -> Option<build::Built> + 'm;
+/// Gives an inode a new body; answers the pages of its nodes, or nothing for want of pages.
+type Put<'p, C> = dyn FnMut(&mut C, &mut Inode) -> Res<Option<Vec<u64>>> + 'p;
 
 impl Checker<'_, '_> {
     /// Builds nodes with `make`, in fresh pages; gives the pages of the nodes.
@@ -15,10 +21,7 @@ impl Checker<'_, '_> {
         &mut self,
         inode: &mut Inode,
         records: u64,
-        make: &mut dyn FnMut(
-            &super::store::Store<'_>,
-            &mut dyn FnMut() -> Option<u64>,
-        ) -> Option<build::Built>,
+        make: &mut Make<'_>,
     ) -> Res<Option<Vec<u64>>> {
         // How many nodes: build once without pages.
         let mut count = 0u64;
@@ -110,11 +113,7 @@ impl Checker<'_, '_> {
 
     /// Replaces the body of an inode. Where fresh pages run out, the pages of the old tree are
     /// used: then only, a repair that is cut short may lose what it was about to save.
-    fn replace(
-        &mut self,
-        ino: Ino,
-        put: &mut dyn FnMut(&mut Self, &mut Inode) -> Res<Option<Vec<u64>>>,
-    ) -> Res<()> {
+    fn replace(&mut self, ino: Ino, put: &mut Put<'_, Self>) -> Res<()> {
         let Some(mut inode) = self.inode(ino)? else {
             return Ok(());
         };

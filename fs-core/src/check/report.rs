@@ -201,6 +201,7 @@ impl fmt::Display for Finding {
         write!(f, "{:#x}: {}", self.offset, self.structure)?;
         if let Some(ino) = self.owner {
             match super::inode::system_name(ino) {
+                Some(name) if self.structure == Structure::Pending => write!(f, " ({name})")?,
                 Some(name) => write!(f, " of the {name}")?,
                 None if self.structure == Structure::Inode => write!(f, " {ino}")?,
                 None => write!(f, " of inode {ino}")?,

@@ -5,7 +5,6 @@ use super::checker::{Checker, Res};
 use super::inode::{Inode, Slot};
 use super::node::Record;
 use super::report::{Finding, Phase, Structure};
-use super::store::Sector;
 use super::tree::{self, Scan};
 use crate::bytes::{get32, get64};
 use crate::layout::{
@@ -13,7 +12,7 @@ use crate::layout::{
     ITABLE_OWNER, PAGE, SECTOR,
 };
 use crate::types::Ino;
-use alloc::collections::BTreeMap;
+use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::format;
 use alloc::vec::Vec;
 
@@ -209,49 +208,44 @@ impl Checker<'_, '_> {
         Ok(())
     }
 
-    /// Is there a page in the table that holds something else?
+    /// Is there a page in the table that holds something else? The first page holds the root, so
+    /// zeros are wrong there; in any other they are inodes never used.
     fn table_looks_wrong(&mut self) -> Res<bool> {
         for run in self.table.runs.clone() {
             for i in 0..run.len {
                 let page = run.page.saturating_add(i);
+                let file_page = run.file_page.saturating_add(i);
                 let bytes = self.store.page(page)?;
-                if bytes.iter().any(|b| *b != 0)
-                    && self.table_page(page, bytes.as_slice()) != Some(run.file_page + i)
-                {
+                let used = file_page == 0 || bytes.iter().any(|b| *b != 0);
+                let pages = self.table_pages(page, bytes.as_slice());
+                if used && !pages.contains_key(&file_page) {
                     return Ok(true);
                 }
             }
         }
-        let root = self.table.page(0).map(|p| p.saturating_mul(PAGE) + SECTOR);
-        match root {
-            Some(off) => Ok(!matches!(Inode::load(&self.store, off, 1)?, Slot::Inode(_))),
-            None => Ok(true),
-        }
+        Ok(self.table.page(0).is_none())
     }
 
-    /// Which page of the inode table these bytes are, by the inodes in them.
-    fn table_page(&self, page: u64, bytes: &[u8]) -> Option<u64> {
+    /// Which pages of the inode table these bytes could be, by how many of the inodes in them.
+    fn table_pages(&self, page: u64, bytes: &[u8]) -> BTreeMap<u64, u8> {
         let off = page.saturating_mul(PAGE);
+        let mut votes = BTreeMap::new();
         for (i, s) in bytes.chunks_exact(SECTOR as usize).enumerate() {
             if get32(s, 0) != INODE_MAGIC {
                 continue;
             }
             let ino = get64(s, at::INO);
             let flags = get32(s, at::FLAGS);
-            let Ok(sector) = <&Sector>::try_from(s) else {
-                continue;
-            };
             if ino % INODES_PER_PAGE == i as u64
                 && ino < ITABLE_OWNER
                 && flags & iflag::SYSTEM == 0
-                && self
-                    .store
-                    .intact(off + i as u64 * SECTOR, sector, INODE_MAGIC)
+                && self.store.intact(off + i as u64 * SECTOR, s, INODE_MAGIC)
             {
-                return Some(ino / INODES_PER_PAGE);
+                let n: &mut u8 = votes.entry(ino / INODES_PER_PAGE).or_default();
+                *n = n.saturating_add(1);
             }
         }
-        None
+        votes
     }
 
     /// Looks for the pages of the inode table in the whole region: an inode tells its number and,
@@ -259,22 +253,28 @@ impl Checker<'_, '_> {
     fn search_table(&mut self, whole: bool) -> Res<()> {
         let end = self.scan_end();
         let start = self.geo.data_start;
-        let mut found: BTreeMap<u64, u64> = BTreeMap::new();
+        let mut found: BTreeMap<u64, (u64, u8)> = BTreeMap::new();
         for page in start..end {
             if (page - start) % 4096 == 0 {
                 self.progress(Phase::System, page - start, end - start)?;
             }
             let bytes = self.store.page(page)?;
-            if let Some(file_page) = self.table_page(page, bytes.as_slice()) {
-                found.entry(file_page).or_insert(page);
+            let votes = self.table_pages(page, bytes.as_slice());
+            if let Some((&file_page, &n)) = votes.iter().max_by_key(|(_, n)| **n) {
+                let best = found.entry(file_page).or_insert((page, n));
+                if n > best.1 {
+                    *best = (page, n);
+                }
             }
         }
+        let found: BTreeMap<u64, u64> = found.into_iter().map(|(f, (p, _))| (f, p)).collect();
+        let taken: BTreeSet<u64> = found.values().copied().collect();
         // What the map says holds where nothing better was found: pages without any inode.
         let mut pages = found.clone();
         for run in &self.table.runs {
             for i in 0..run.len {
                 let (file_page, page) = (run.file_page + i, run.page + i);
-                if !found.values().any(|p| *p == page) {
+                if !taken.contains(&page) {
                     pages.entry(file_page).or_insert(page);
                 }
             }
