@@ -204,13 +204,14 @@ impl<R: Region, H: Host> Fs<R, H> {
         self.zero_bytes(i, i.size(), i.size().next_multiple_of(PAGE))
     }
 
-    /// Records that data changed, and that the file reaches to `end` at least.
-    fn touch(&self, ino: Ino, end: u64) -> Result<()> {
+    /// Records that data changed, and that the file reaches to `end` at least. `i` is the inode as it
+    /// is now.
+    fn touch(&self, i: &Inode, end: u64) -> Result<()> {
         let now = self.host.now();
-        let i = self.inode(self, ino)?;
         if i.size() >= end && i.mtime() == now && i.ctime() == now {
             return Ok(());
         }
+        let ino = i.ino();
         self.run(|tx| {
             tx.privileged = true;
             let mut i = self.inode(tx, ino)?;
@@ -256,7 +257,7 @@ impl<R: Region, H: Host> Fs<R, H> {
                 Err(e) => return Err(e),
             }
         }
-        self.touch(ino, at + done)?;
+        self.touch(&i, at + done)?;
         Ok(done)
     }
 
@@ -436,10 +437,11 @@ impl<R: Region, H: Host> Fs<R, H> {
 
     /// Ends an operation that may have raised the size to `end`.
     fn finish_range(&self, i: &Inode, end: u64) -> Result<()> {
+        let i = self.file(self, i.ino())?;
         if end > i.size() {
-            self.zero_tail(&self.file(self, i.ino())?)?;
+            self.zero_tail(&i)?;
         }
-        self.touch(i.ino(), end)
+        self.touch(&i, end)
     }
 
     /// Zeros the parts of pages at both ends of a range; returns the whole pages between them.
@@ -606,7 +608,7 @@ impl<R: Region, H: Host> Fs<R, H> {
             self.zero_tail(&i)?;
         }
         self.zero_bytes(&i, at, at + len)?;
-        self.touch(ino, at + len)
+        self.touch(&i, at + len)
     }
 }
 

@@ -40,6 +40,9 @@ impl fmt::Debug for MountOptions<'_> {
 /// Runs work with an inode locked exclusively, or declines with `Ok(false)`.
 pub type LockInode<'l> = dyn FnMut(Ino, &mut dyn FnMut() -> Result<()>) -> Result<bool> + 'l;
 
+/// Entries of the cache of the inode table's pages.
+pub(crate) const TABLE_CACHE: usize = 512;
+
 /// Counters since the mount.
 #[derive(Debug, Default)]
 pub(crate) struct Counters {
@@ -72,6 +75,8 @@ pub struct Fs<R: Region, H: Host> {
     pub(crate) groups_ready: AtomicU64,
     /// Odd while the inode table's map is being changed.
     pub(crate) itable_version: AtomicU64,
+    /// Pages of the inode table met before: the table never moves nor shrinks.
+    pub(crate) table_pages: [AtomicU64; TABLE_CACHE],
     pub(crate) free: AtomicI64,
     pub(crate) inodes: AtomicI64,
     pub(crate) pending: AtomicI64,
@@ -97,6 +102,7 @@ impl<R: Region, H: Host> Fs<R, H> {
             hash_key: info.hash_key,
             groups_ready: AtomicU64::new(info.geometry.first_group()),
             itable_version: AtomicU64::new(0),
+            table_pages: [const { AtomicU64::new(0) }; TABLE_CACHE],
             free: AtomicI64::new(0),
             inodes: AtomicI64::new(0),
             pending: AtomicI64::new(0),

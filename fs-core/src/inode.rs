@@ -4,7 +4,7 @@
 use crate::bytes::{get16, get32, get64, get8, put16, put32, put64, put8};
 use crate::error::{Error, Result};
 use crate::extent;
-use crate::fs::Fs;
+use crate::fs::{Fs, TABLE_CACHE};
 use crate::host::Host;
 use crate::journal::{lock, Tx, TxResult, View};
 use crate::layout::{
@@ -16,6 +16,8 @@ use crate::space::{offset, Want};
 use crate::types::{Attr, Ino, S_IFDIR, S_IFLNK, S_IFMT, S_IFREG};
 use core::sync::atomic::Ordering;
 
+/// Bits of a cached page number: regions up to 16 PiB are cached.
+const CACHE_PAGE_BITS: u32 = 42;
 /// Fewest and most pages by which the inode table grows.
 const GROW_MIN: u64 = 4;
 const GROW_MAX: u64 = 64;
@@ -227,12 +229,29 @@ impl<R: Region, H: Host> Fs<R, H> {
         if ino == 0 || ino >= layout::ITABLE_OWNER {
             return Err(Error::Stale);
         }
+        let index = ino / INODES_PER_PAGE;
+        let slot = self.table_pages.get(index as usize % TABLE_CACHE);
+        // An entry is the page number, with the rest of the index above it; 0 is none.
+        let tag = index / TABLE_CACHE as u64;
+        if let Some(slot) = slot {
+            let e = slot.load(Ordering::Relaxed);
+            if e != 0 && e >> CACHE_PAGE_BITS == tag {
+                let page = e & ((1 << CACHE_PAGE_BITS) - 1);
+                return Ok(offset(page) + ino % INODES_PER_PAGE * SECTOR);
+            }
+        }
         loop {
             let before = self.itable_version.load(Ordering::Acquire);
             if before % 2 == 0 {
                 let found = self.inode_offset_in(self, ino);
                 core::sync::atomic::fence(Ordering::Acquire);
                 if self.itable_version.load(Ordering::Relaxed) == before {
+                    if let (Ok(off), Some(slot)) = (found, slot) {
+                        let page = off / PAGE;
+                        if page >> CACHE_PAGE_BITS == 0 && tag >> (64 - CACHE_PAGE_BITS) == 0 {
+                            slot.store(tag << CACHE_PAGE_BITS | page, Ordering::Relaxed);
+                        }
+                    }
                     return found;
                 }
             }
