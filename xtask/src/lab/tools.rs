@@ -8,11 +8,11 @@ use std::sync::OnceLock;
 
 const TARGET: &str = "x86_64-unknown-linux-gnu";
 
-/// Where each program goes.
+/// Where each program goes; Cargo does not like a dot in the name of a program.
 const RPRAMFS: &[(&str, &str)] = &[
-    ("usr/sbin/mkfs.rpramfs", "mkfs.rpramfs"),
-    ("usr/sbin/fsck.rpramfs", "fsck.rpramfs"),
-    ("usr/sbin/mount.rpramfs", "mount.rpramfs"),
+    ("usr/sbin/mkfs.rpramfs", "mkfs-rpramfs"),
+    ("usr/sbin/fsck.rpramfs", "fsck-rpramfs"),
+    ("usr/sbin/mount.rpramfs", "mount-rpramfs"),
     ("usr/sbin/rpramfs", "rpramfs"),
 ];
 
