@@ -285,6 +285,8 @@ impl<R: Region, H: Host> Fs<R, H> {
                 let n = (stop * PAGE).min(end) - at;
                 self.fill_pages(e.page, stop - page, at, n, pos, fill)?;
                 self.run(|tx| {
+                    // These pages were promised; a split may need a tree node.
+                    tx.privileged = true;
                     let mut i = self.inode(tx, ino)?;
                     extent::convert(tx, &mut i, page, stop, false)?;
                     dirty(&mut i, now, at + n);
@@ -427,9 +429,11 @@ impl<R: Region, H: Host> Fs<R, H> {
             }
             Fallocate::PunchHole => self.punch(&i, at, end),
             Fallocate::ZeroRange { keep_size } => {
+                // What can fail comes before what changes bytes.
+                self.allocate(ino, at / PAGE, end.div_ceil(PAGE))?;
+                let i = self.file(self, ino)?;
                 let (lo, hi) = self.zero_edges(&i, at, end)?;
                 self.make_unwritten(ino, lo, hi)?;
-                self.allocate(ino, at / PAGE, end.div_ceil(PAGE))?;
                 self.finish_range(&i, if keep_size { 0 } else { end })
             }
         }
@@ -511,6 +515,7 @@ impl<R: Region, H: Host> Fs<R, H> {
                     let stop = hi.min(page + e.len);
                     if !e.unwritten {
                         self.run(|tx| {
+                            tx.privileged = true;
                             let mut i = self.inode(tx, ino)?;
                             extent::convert(tx, &mut i, page, stop, true)?;
                             Ok(tx.put_inode(&i)?)
