@@ -263,7 +263,8 @@ pub fn carry(lab: &Lab, options: &Options) -> Result<Report> {
         "{} counts over one connection, the longest wait {:.2} s",
         counted.counts, report.seconds.client_gap
     ));
-    guest.check()?;
+    end(&guest, fs, &region)?;
+    time.say("all ended, unmounted, and clean again");
     Ok(report)
 }
 
@@ -339,6 +340,19 @@ fn restore(guest: &Guest, app: &App) -> Result<()> {
         &dir,
         &format!("{criu} --images-dir {dir} -o restore.log"),
     )
+}
+
+/// The servers end by themselves, and what is left behind is whole.
+fn end(guest: &Guest, fs: Filesystem, region: &Region) -> Result<()> {
+    for app in APPS {
+        let pid = pid(guest, app)?;
+        guest.run(format!(
+            "kill {pid}; for i in $(seq 100); do [ -e /proc/{pid} ] || exit 0; sleep 0.1; done; exit 1"
+        ))?;
+    }
+    guest.run(format!("umount {MOUNT}"))?;
+    guest.command(fs.check(region)).timeout(120).run()?;
+    guest.check()
 }
 
 fn criu_run(guest: &Guest, dir: &str, criu: &str) -> Result<()> {

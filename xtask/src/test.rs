@@ -126,7 +126,7 @@ fn clippy() -> Result<()> {
 
 /// The tests of every crate, in the profile of daily work: with overflow checks.
 fn unit() -> Result<()> {
-    show(cargo().args(["test", "-q", "--workspace"]))
+    show(cargo().args(["test", "-q", "--workspace", "--no-fail-fast"]))
 }
 
 /// The core as the kernel module takes it: without std and without alloc.
@@ -140,7 +140,7 @@ fn core_msrv() -> Result<()> {
 
 /// The same optimised, as the long suites (crash states, damaged images) need it.
 fn unit_release() -> Result<()> {
-    show(cargo().args(["test", "-q", "--workspace", "--release"]))
+    show(cargo().args(["test", "-q", "--workspace", "--release", "--no-fail-fast"]))
 }
 
 fn static_tools() -> Result<()> {
