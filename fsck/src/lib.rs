@@ -2,3 +2,7 @@
 //! What fsck.rpramfs and the rpramfs inspector share.
 
 #![deny(unsafe_code, missing_docs)]
+
+pub mod progress;
+pub mod region;
+pub mod signals;
