@@ -153,7 +153,7 @@ fn install(packages: &[&str], options: &[&str]) -> Result<()> {
 }
 
 /// Runs a program as root, by sudo if need be.
-fn privileged(program: &str, args: &[&str], input: Option<&str>) -> Result<()> {
+pub fn privileged(program: &str, args: &[&str], input: Option<&str>) -> Result<()> {
     let mut command = if host::is_root() {
         Command::new(program)
     } else if have("sudo") {

@@ -6,6 +6,9 @@ use sha2::{Digest, Sha256};
 use std::fs::{self, File};
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+const UNUSED: Duration = Duration::from_secs(30 * 86400);
 
 #[derive(Clone)]
 pub struct Cache {
@@ -47,11 +50,11 @@ impl Cache {
     /// fill; only what was made whole gets the final name.
     pub fn get(&self, name: &str, make: impl FnOnce(&Path) -> Result<()>) -> Result<PathBuf> {
         let path = self.dir.join(name);
-        if path.exists() {
+        if touch(&path) {
             return Ok(path);
         }
         let _lock = self.lock(name)?;
-        if path.exists() {
+        if touch(&path) {
             return Ok(path);
         }
         fs::create_dir_all(path.parent().context("a name below the cache")?)?;
@@ -60,8 +63,48 @@ impl Cache {
         let partial = PathBuf::from(partial);
         remove(&partial)?;
         make(&partial)?;
+        // An unpacked directory has the date of the package.
+        touch(&partial);
         fs::rename(&partial, &path)?;
         Ok(path)
+    }
+
+    /// Removes what nobody has used for a month: versions that the archive has long replaced.
+    pub fn sweep(&self) -> Result<()> {
+        let _lock = self.lock("sweep")?;
+        let mut dirs = vec!["initrd", "kernels", "locks", "modules", "rust", "userland"]
+            .into_iter()
+            .map(|name| self.dir.join(name))
+            .collect::<Vec<_>>();
+        for suite in list(&self.dir.join("apt")) {
+            dirs.push(suite.join("archives"));
+        }
+        for path in dirs.iter().flat_map(|dir| list(dir)) {
+            let used = fs::symlink_metadata(&path).and_then(|meta| meta.modified());
+            let age = used
+                .ok()
+                .and_then(|used| SystemTime::now().duration_since(used).ok());
+            if age.is_some_and(|age| age > UNUSED) && !path.ends_with("partial") {
+                remove(&path)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn list(dir: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(dir).into_iter().flatten().flatten();
+    entries.map(|entry| entry.path()).collect()
+}
+
+/// Notes that something in the cache was used. False if it is not there.
+pub fn touch(path: &Path) -> bool {
+    match File::open(path) {
+        Ok(file) => {
+            let _ = file.set_modified(SystemTime::now());
+            true
+        }
+        Err(_) => false,
     }
 }
 

@@ -155,8 +155,10 @@ pub struct Lab {
 impl Lab {
     pub fn open(name: &str) -> Result<Lab> {
         crate::setup::lab()?;
+        let cache = Cache::open()?;
+        cache.sweep()?;
         Ok(Lab {
-            cache: Cache::open()?,
+            cache,
             kernels: OnceCell::new(),
             tools: Tools::default(),
             accel: OnceCell::new(),

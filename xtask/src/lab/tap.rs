@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0 OR GPL-2.0
 //! A tap device: QEMU's own user network ends TCP connections itself, so that it cannot show
-//! whether one lived on. The device goes away with the process that made it.
+//! whether one lived on. Made by root, the device goes away with the process.
 
 use crate::host;
+use crate::setup::privileged;
 use anyhow::{bail, Context, Result};
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -25,13 +26,20 @@ impl Tap {
                 .open(path)
                 .context(path)?;
             let tap = Tap { file, number };
-            match tap.attach() {
+            let mut result = tap.attach();
+            if matches!(&result, Err(error) if error.raw_os_error() == Some(libc::EPERM)) {
+                tap.make_for_user()?;
+                result = tap.attach();
+            }
+            match result {
                 Ok(()) => {
-                    tap.configure()?;
+                    if host::is_root() {
+                        tap.configure()?;
+                    }
                     return Ok(tap);
                 }
                 Err(error) if error.raw_os_error() == Some(libc::EBUSY) => {}
-                Err(error) => return Err(error).context("cannot make a tap device (run as root)"),
+                Err(error) => return Err(error).context("cannot make a tap device"),
             }
         }
         bail!("250 tap devices are in use already")
@@ -71,6 +79,21 @@ impl Tap {
             return Err(io::Error::last_os_error());
         }
         Ok(())
+    }
+
+    /// For whoever is not root: a device that stays, and belongs to them.
+    fn make_for_user(&self) -> Result<()> {
+        let (name, address) = (self.name(), format!("{}/30", self.host()));
+        // SAFETY: a system call without arguments.
+        let user = unsafe { libc::getuid() }.to_string();
+        println!("lab: {name}, a tap device of your own, stays until `ip link del {name}`");
+        privileged(
+            "ip",
+            &["tuntap", "add", "dev", &name, "mode", "tap", "user", &user],
+            None,
+        )?;
+        privileged("ip", &["addr", "add", &address, "dev", &name], None)?;
+        privileged("ip", &["link", "set", &name, "up"], None)
     }
 
     fn configure(&self) -> Result<()> {
