@@ -103,7 +103,7 @@ const ALPHABET: &[(&str, Do, &[&str])] = &[
     ("truncate f", |w| truncate(w, "f", 5000), &[]),
     ("truncate f up", |w| truncate(w, "f", 50_000), &[]),
     ("truncate c", |w| truncate(w, "c", 100), &[]),
-    ("append", |w| write(w, "f", 10_000, 3000, 9), &[]),
+    ("append", |w| write(w, "f", 10_000, 3000, 9), &["f"]),
     ("write a hole", |w| write(w, "c", 4096, 4096, 9), &[]),
     (
         "write over all of c",

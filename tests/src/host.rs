@@ -16,6 +16,8 @@ pub const TICK: i64 = 1_000_000;
 struct Inner {
     now: AtomicI64,
     random: AtomicU64,
+    /// How many hosts came after this one: each has randomness of its own.
+    heirs: AtomicU64,
     locks: Vec<RawMutex>,
     /// Which thread holds each lock; 0: none.
     holders: Vec<AtomicU64>,
@@ -52,23 +54,22 @@ impl TestHost {
         TestHost(Arc::new(Inner {
             now: AtomicI64::new(EPOCH),
             random: AtomicU64::new(seed ^ 0x9e37_79b9_7f4a_7c15),
+            heirs: AtomicU64::new(0),
             locks: (0..LOCKS).map(|_| RawMutex::INIT).collect(),
             holders: (0..LOCKS).map(|_| AtomicU64::new(0)).collect(),
             reports: Mutex::new(Vec::new()),
         }))
     }
 
-    /// A host that goes on from here in time and randomness, with free locks: what a new kernel
-    /// finds after a crash.
+    /// A host that goes on from here in time, with free locks and other randomness: what a new
+    /// kernel finds after a crash.
     #[must_use]
     pub fn reborn(&self) -> Self {
-        let new = TestHost::new(0);
+        let heir = self.0.heirs.fetch_add(1, Ordering::Relaxed);
+        let new = TestHost::new(mix(self.0.random.load(Ordering::Relaxed)) ^ mix(heir));
         new.0
             .now
             .store(self.0.now.load(Ordering::Relaxed), Ordering::Relaxed);
-        new.0
-            .random
-            .store(self.0.random.load(Ordering::Relaxed), Ordering::Relaxed);
         new
     }
 

@@ -793,7 +793,13 @@ impl Model {
                             self.adopt_suid(*ino, after);
                             self.adopt_times(*ino, now, &[M, C], after);
                         }
-                        Out::Flag(false) if !inside || !all || data.len == 0 => {}
+                        // A time to be changed makes it no overwrite either.
+                        Out::Flag(false)
+                            if !inside
+                                || !all
+                                || data.len == 0
+                                || i.times[M] != now
+                                || i.times[C] != now => {}
                         other => return Err(format!("answered {other:?}")),
                     }
                 }
@@ -1424,10 +1430,9 @@ impl Inode {
         }
         let seen = |p: u64| pages.get(&p).map(|p| p.seen);
         let (first, behind) = (offset / PAGE, at.div_ceil(PAGE));
-        let mut passed = pages.range(first..behind.max(first)).filter(|(p, _)| {
-            // The page that `at` lies in was not passed.
-            **p * PAGE < at
-        });
+        // At `offset` itself nothing was passed over; else `at` is where a page begins, or the end.
+        let behind = if at == offset { first } else { behind };
+        let mut passed = pages.range(first..behind);
         match what {
             Seek::Data => {
                 if passed.any(|(_, p)| p.seen == Seen::Data) {
@@ -1490,8 +1495,9 @@ fn page_bounds(i: &Inode) -> (u64, u64) {
             let high = if i.loose_pages {
                 u64::MAX / 4
             } else {
-                // Every page an extent of its own, half-full nodes.
-                all + if all > 4 { 2 + all / 40 } else { 0 }
+                // Every page an extent of its own, half-full nodes; a tree stays one until it is
+                // empty.
+                all + if all > 0 { 2 + all / 40 } else { 0 }
             };
             (sure, high)
         }

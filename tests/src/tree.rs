@@ -255,7 +255,13 @@ fn content<R: Region, H: Host>(
         for hole in ends(at, from) {
             take(hole.0, hole.1, true)?;
         }
-        take(from, to, e.unwritten)?;
+        if e.unwritten {
+            for part in ends(from, to) {
+                take(part.0, part.1, true)?;
+            }
+        } else {
+            take(from, to, false)?;
+        }
         at = to;
     }
     for hole in ends(at, size) {
