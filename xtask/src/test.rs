@@ -3,7 +3,7 @@
 //!
 //! A new suite is a function here and a line in [`STEPS`].
 
-use crate::host::{cargo, show};
+use crate::host::{self, cargo, show};
 use crate::{msrv, setup, vm};
 use anyhow::{bail, Result};
 use clap::Args;
@@ -18,6 +18,7 @@ const STEPS: &[Step] = &[
     step("core:no_std", true, no_std),
     step("core:msrv", false, core_msrv),
     step("unit:release", false, unit_release),
+    step("posix", false, posix),
     step("tools:static", false, static_tools),
     step("vm:boot", false, || vm::scenario("boot")),
     step("vm:kexec", false, || vm::scenario("kexec_keeps_region")),
@@ -138,9 +139,17 @@ fn core_msrv() -> Result<()> {
     msrv::check_core()
 }
 
-/// The same optimised, as the long suites (crash states, damaged images) need it.
+/// The same optimised, and with every state that the long suites know.
 fn unit_release() -> Result<()> {
-    show(cargo().args(["test", "-q", "--workspace", "--release", "--no-fail-fast"]))
+    let mut test = cargo();
+    test.args(["test", "-q", "--workspace", "--release", "--no-fail-fast"]);
+    show(test.env("RPRAMFS_FULL", "1"))
+}
+
+/// Judges nobody here wrote, on FUSE mounts of this machine.
+fn posix() -> Result<()> {
+    let script = host::root().join("tests/posix/run.sh");
+    show(std::process::Command::new(script).arg("all").current_dir(host::root()))
 }
 
 fn static_tools() -> Result<()> {
