@@ -169,14 +169,22 @@ fn fuzz(seed: u64, runs: u64) {
     }
 }
 
+/// How many damaged images; the environment asks for more.
+fn runs() -> u64 {
+    std::env::var("RPRAMFS_FUZZ_RUNS")
+        .ok()
+        .and_then(|v| v.parse().ok())
+        .unwrap_or(300)
+}
+
 #[test]
 fn random_words_a() {
-    fuzz(1, 400);
+    fuzz(1, runs());
 }
 
 #[test]
 fn random_words_b() {
-    fuzz(2, 400);
+    fuzz(2, runs());
 }
 
 /// Puts an inode back after `change`.

@@ -202,8 +202,11 @@ impl Checker<'_, '_> {
         };
         let mut pages = 1u64;
         let mut keep = Vec::new();
-        for a in &block.list {
+        for (n, a) in block.list.iter().enumerate() {
+            let twin = block.list.iter().take(n).any(|b| b.name == a.name);
             let why = match a.elsewhere {
+                _ if a.name.contains(&0) => Some(String::from("is no name")),
+                _ if twin => Some(String::from("is there twice")),
                 None => None,
                 Some((page, _)) if !self.geo.is_data(page, a.pages()) => {
                     Some(String::from("its value lies outside the data"))
@@ -225,7 +228,7 @@ impl Checker<'_, '_> {
                 keep.push(true);
                 continue;
             };
-            let name = String::from_utf8_lossy(&a.name);
+            let name = super::directories::readable(&a.name);
             let f = Finding::new(Structure::Attribute, a.offset, format!("{name}: {why}"))
                 .of(inode.ino)
                 .fix("attribute removed");

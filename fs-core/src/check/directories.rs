@@ -90,7 +90,8 @@ impl Checker<'_, '_> {
                     format!("{} lies under a key that is not its hash", readable(name)),
                 )
                 .of(dir)
-                .fix("moved to where it is looked for");
+                .fix("moved to where it is looked for")
+                .harmless();
                 if !self.find(&f)? {
                     out.push(e);
                     continue;
@@ -148,7 +149,8 @@ impl Checker<'_, '_> {
                     ),
                 )
                 .of(dir)
-                .fix("type corrected");
+                .fix("type corrected")
+                .harmless();
                 if self.find(&f)? {
                     e.kind = kind;
                     changed = true;
@@ -305,7 +307,8 @@ impl Checker<'_, '_> {
                         "no directory names it",
                     )
                     .of(at)
-                    .fix(format!("to lost+found as #{at}"));
+                    .fix(format!("to lost+found as #{at}"))
+                    .harmless();
                     if self.find(&f)? {
                         self.reconnect(at)?;
                     }
@@ -339,7 +342,8 @@ impl Checker<'_, '_> {
                 "no directory names it",
             )
             .of(ino)
-            .fix(format!("to lost+found as #{ino}"));
+            .fix(format!("to lost+found as #{ino}"))
+            .harmless();
             if self.find(&f)? {
                 self.reconnect(ino)?;
             }

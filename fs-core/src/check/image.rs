@@ -48,18 +48,26 @@ pub enum Place {
 impl<'a> Image<'a> {
     /// Reads superblocks and journal.
     pub fn open(region: &'a dyn Region, host: &'a dyn Host) -> Result<Self> {
+        let mut image = Image::raw(region, host)?;
+        for index in 0..image.geo.slots {
+            if let Ok(homes) = read_slot(&image.store, &image.geo, index)?.transaction {
+                if !homes.is_empty() {
+                    let off = image.geo.slot_offset(index);
+                    image.store.replay(off, &homes)?;
+                }
+            }
+        }
+        Ok(image)
+    }
+
+    /// Reads superblocks only: what is seen is what lies in the region, and committed transactions
+    /// are not taken into account.
+    pub fn raw(region: &'a dyn Region, host: &'a dyn Host) -> Result<Self> {
         let supers = Superblocks::read(region, host, true)?;
         let sb = supers.best()?.clone();
         let geo = sb.geometry();
         let mut store = Store::new(region, host, false);
         store.set_seed(sb.crc_seed());
-        for index in 0..geo.slots {
-            if let Ok(homes) = read_slot(&store, &geo, index)?.transaction {
-                if !homes.is_empty() {
-                    store.replay(geo.slot_offset(index), &homes)?;
-                }
-            }
-        }
         Ok(Image {
             store,
             supers,

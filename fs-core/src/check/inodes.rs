@@ -155,6 +155,17 @@ impl Checker<'_, '_> {
         {
             inode.flags &= KNOWN_FLAGS;
         }
+        let (count, depth) = match inode.format {
+            body::INLINE => (inode.count, 0),
+            body::TREE => (0, inode.depth),
+            _ => (0, 0),
+        };
+        if (inode.count, inode.depth) != (count, depth)
+            && wrong("fields of another body format".into(), "cleared", self)?
+        {
+            inode.count = count;
+            inode.depth = depth;
+        }
         let is_dir = inode.kind() == types::S_IFDIR;
         if inode.link != 0 && !is_dir && wrong("names a parent".into(), "cleared", self)? {
             inode.link = 0;
@@ -391,6 +402,8 @@ impl Checker<'_, '_> {
                 Slot::Inode(inode) => {
                     if inode.flags != iflag::IN_USE | iflag::SYSTEM
                         || inode.format > body::TREE
+                        || (inode.format == body::TREE && inode.count != 0)
+                        || (inode.format == body::INLINE && inode.depth != 0)
                         || usize::from(inode.count) > at::INLINE_RECORDS
                     {
                         Some("impossible fields".into())

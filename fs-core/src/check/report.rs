@@ -172,6 +172,8 @@ pub struct Finding {
     pub what: String,
     /// What repair does about it; `None` where nothing can be done.
     pub repair: Option<String>,
+    /// The repair takes nothing away: what it writes is known from elsewhere.
+    pub harmless: bool,
 }
 
 impl Finding {
@@ -182,7 +184,26 @@ impl Finding {
             owner: None,
             what: what.into(),
             repair: None,
+            harmless: matches!(
+                structure,
+                Structure::Superblock
+                    | Structure::Backup
+                    | Structure::Marker
+                    | Structure::Account
+                    | Structure::Frontier
+                    | Structure::InodeFrontier
+                    | Structure::Shard
+                    | Structure::TopSummary
+                    | Structure::GroupSummary
+                    | Structure::Chunk
+                    | Structure::Pending
+            ),
         }
+    }
+
+    pub(super) fn harmless(mut self) -> Self {
+        self.harmless = true;
+        self
     }
 
     pub(super) fn of(mut self, ino: Ino) -> Self {

@@ -23,13 +23,8 @@ pub struct Superblock {
 impl Superblock {
     /// Checks the bytes of a superblock of a region of `len` bytes.
     pub fn parse(bytes: &Sector, host: &dyn Host, len: u64) -> core::result::Result<Self, String> {
-        if get64(bytes, sb::MAGIC) != layout::SUPER_MAGIC {
-            return Err("no magic".into());
-        }
-        let mut zeroed = *bytes;
-        put(&mut zeroed, sb::CRC, &[0; 4]);
-        if host.crc32(0, &zeroed) != get32(bytes, sb::CRC) {
-            return Err("wrong checksum".into());
+        if let Some(why) = unsound(bytes, host) {
+            return Err(why.into());
         }
         let version = get32(bytes, sb::VERSION);
         if version != layout::VERSION {
@@ -139,6 +134,26 @@ impl Superblock {
     }
 }
 
+/// Is it of a magic or checksum that is not right?
+fn unsound(bytes: &Sector, host: &dyn Host) -> Option<&'static str> {
+    if get64(bytes, sb::MAGIC) != layout::SUPER_MAGIC {
+        return Some("no magic");
+    }
+    let mut zeroed = *bytes;
+    put(&mut zeroed, sb::CRC, &[0; 4]);
+    (host.crc32(0, &zeroed) != get32(bytes, sb::CRC)).then_some("wrong checksum")
+}
+
+/// A sound superblock of another version is nothing to repair.
+fn later_version(bytes: &Sector, host: &dyn Host) -> Result<()> {
+    if unsound(bytes, host).is_none() && get32(bytes, sb::VERSION) != layout::VERSION {
+        return Err(Error::UnknownFeatures {
+            flags: get64(bytes, sb::INCOMPAT),
+        });
+    }
+    Ok(())
+}
+
 /// Both copies, as far as they are sound.
 #[derive(Clone, Debug)]
 pub struct Superblocks {
@@ -156,6 +171,7 @@ impl Superblocks {
         let at = |off: u64| -> Result<core::result::Result<Superblock, String>> {
             let mut bytes = [0; SECTOR as usize];
             region.read(off, &mut bytes)?;
+            later_version(&bytes, host)?;
             Ok(Superblock::parse(&bytes, host, len))
         };
         if len < PAGE * layout::MIN_PAGES {

@@ -159,7 +159,8 @@ impl Checker<'_, '_> {
         match (&restored, &primary) {
             (Some(inode), _) if whole => {
                 let f = Finding::new(Structure::InodeTable, off, why(&primary))
-                    .fix("restored from its copy in the backup page");
+                    .fix("restored from its copy in the backup page")
+                    .harmless();
                 if self.find(&f)? {
                     let mut inode = inode.clone();
                     inode.offset = off;
@@ -181,7 +182,8 @@ impl Checker<'_, '_> {
                         copy_off,
                         format!("copy in the backup page: {fault}"),
                     )
-                    .fix("copied from the inode of the table");
+                    .fix("copied from the inode of the table")
+                    .harmless();
                     if self.find(&f)? {
                         self.put_inode(inode);
                     }
