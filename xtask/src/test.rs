@@ -149,7 +149,11 @@ fn unit_release() -> Result<()> {
 /// Judges nobody here wrote, on FUSE mounts of this machine.
 fn posix() -> Result<()> {
     let script = host::root().join("tests/posix/run.sh");
-    show(std::process::Command::new(script).arg("all").current_dir(host::root()))
+    show(
+        std::process::Command::new(script)
+            .arg("all")
+            .current_dir(host::root()),
+    )
 }
 
 fn static_tools() -> Result<()> {

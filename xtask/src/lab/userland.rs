@@ -49,7 +49,6 @@ const PROGRAMS: &[&str] = &[
     "setfacl",
     "setfattr",
     "umount",
-    "unshare",
 ];
 
 /// What a scenario needs besides the usual.
