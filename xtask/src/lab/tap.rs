@@ -9,6 +9,7 @@ use std::fs::{File, OpenOptions};
 use std::io;
 use std::net::Ipv4Addr;
 use std::os::fd::{AsRawFd, RawFd};
+use std::path::Path;
 
 pub struct Tap {
     file: File,
@@ -19,6 +20,11 @@ impl Tap {
     /// Takes the first number that no other guest has.
     pub fn create() -> Result<Tap> {
         let path = "/dev/net/tun";
+        if host::is_root() && !Path::new(path).exists() {
+            // Containers often come without the node.
+            std::fs::create_dir_all("/dev/net")?;
+            host::quiet(&mut host::command("mknod", [path, "c", "10", "200"]))?;
+        }
         for number in 0..250 {
             let file = OpenOptions::new()
                 .read(true)
