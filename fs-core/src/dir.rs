@@ -15,6 +15,9 @@ use crate::types::{Dirent, Ino, NAME_MAX};
 const TYPE: usize = 19;
 /// Names whose hashes are equal in all but the low byte.
 const MAX_COLLISIONS: u64 = 256;
+/// Bounds of keys: cookies that are positive, and leave room for "." and "..".
+const FIRST_KEY: u64 = 0x100;
+const LAST_KEY: u64 = i64::MAX as u64;
 
 /// A name that may stand in a directory.
 pub(crate) fn check_name(name: &[u8]) -> Result<()> {
@@ -51,10 +54,15 @@ pub(crate) fn find<R: Region, H: Host, V: View<R, H>>(
         return Ok(Place::Free(free));
     };
     let mut buf = [0u8; NAME_MAX];
+    let mut last = 0;
     let mut more = c.settle_forward(view, dir)?;
     while more {
         let e = c.entry(view)?;
         let key = get64(&e, 0);
+        if key <= last {
+            return Err(Error::corrupt(dir.off, "directory entries out of order"));
+        }
+        last = key;
         if key < first || key - first >= MAX_COLLISIONS {
             break;
         }
@@ -164,7 +172,7 @@ pub(crate) fn list<R: Region, H: Host, V: View<R, H>>(
     while more {
         let e = c.entry(view)?;
         let key = get64(&e, 0);
-        if key <= last {
+        if key <= last || !(FIRST_KEY..=LAST_KEY).contains(&key) {
             return Err(Error::corrupt(dir.off, "directory entries out of order"));
         }
         last = key;

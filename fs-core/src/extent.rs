@@ -99,7 +99,7 @@ pub(crate) fn insert<R: Region, H: Host>(
     let end = file_page + len;
     if let Some(right) = find(tx, inode, end)? {
         if right.file_page == end && right.page == page + len && right.unwritten == unwritten {
-            record::remove(tx, inode, end)?;
+            record::must_remove(tx, inode, end)?;
             e.len += right.len;
         }
     }
@@ -163,7 +163,7 @@ fn cut<R: Region, H: Host>(
         };
         record::update(tx, inode, &encode(&left))?;
     } else {
-        record::remove(tx, inode, e.file_page)?;
+        record::must_remove(tx, inode, e.file_page)?;
     }
     if hi < end {
         let right = Extent {

@@ -9,11 +9,12 @@ use crate::extent;
 use crate::fs::Fs;
 use crate::host::Host;
 use crate::inode::Inode;
-use crate::journal::{Tx, TxResult, View};
+use crate::journal::{Need, Tx, TxResult, View};
 use crate::layout::{iflag, CHUNK_PAGES, MAX_PAGES, PAGE};
 use crate::region::Region;
 use crate::space::{offset, Want};
 use crate::types::{Extent, Fallocate, Ino, Seek, FILE_SIZE_MAX};
+use core::ops::Range;
 
 /// A write of at most so many pages into a hole is one transaction, bytes included.
 const SMALL: u64 = 8;
@@ -213,7 +214,7 @@ impl<R: Region, H: Host> Fs<R, H> {
         }
         let ino = i.ino();
         self.run(|tx| {
-            tx.privileged = true;
+            tx.need = Need::Must;
             let mut i = self.inode(tx, ino)?;
             dirty(&mut i, now, end);
             Ok(tx.put_inode(&i)?)
@@ -245,23 +246,46 @@ impl<R: Region, H: Host> Fs<R, H> {
         }
         let mut i = i;
         let mut done = 0;
+        let mut reserved = 0..0;
         while done < len {
-            match self.write_piece(&i, at + done, end, done, fill) {
+            match self.write_piece(&i, at + done, end, done, fill, &mut reserved) {
                 Ok((n, changed)) => {
                     done += n;
                     if changed {
                         i = self.file(self, ino)?;
                     }
                 }
-                Err(Error::NoSpace) if done > 0 => break,
-                Err(e) => return Err(e),
+                Err(e) => {
+                    // Pages taken for what cannot be written after all are not kept.
+                    self.unreserve(ino, reserved)?;
+                    if e == Error::NoSpace && done > 0 {
+                        i = self.file(self, ino)?;
+                        break;
+                    }
+                    return Err(e);
+                }
             }
         }
         self.touch(&i, at + done)?;
         Ok(done)
     }
 
-    /// Writes one piece of `at..end`. Returns how many bytes, and whether the inode changed.
+    /// Gives back unwritten pages that a write allocated and did not fill.
+    fn unreserve(&self, ino: Ino, pages: Range<u64>) -> Result<()> {
+        if pages.is_empty() || self.is_read_only() {
+            return Ok(());
+        }
+        self.run(|tx| {
+            tx.need = Need::Must;
+            let mut i = self.inode(tx, ino)?;
+            self.remove_range(tx, &mut i, pages.start, pages.end)?;
+            Ok(tx.put_inode(&i)?)
+        })?;
+        self.finish_intent(ino)
+    }
+
+    /// Writes one piece of `at..end`. Returns how many bytes, and whether the inode changed. `reserved`
+    /// is what this write has allocated and not written yet.
     fn write_piece(
         &self,
         i: &Inode,
@@ -269,6 +293,7 @@ impl<R: Region, H: Host> Fs<R, H> {
         end: u64,
         pos: u64,
         fill: &Fill<'_>,
+        reserved: &mut Range<u64>,
     ) -> Result<(u64, bool)> {
         let page = at / PAGE;
         let last = end.div_ceil(PAGE);
@@ -286,23 +311,26 @@ impl<R: Region, H: Host> Fs<R, H> {
                 self.fill_pages(e.page, stop - page, at, n, pos, fill)?;
                 self.run(|tx| {
                     // These pages were promised; a split may need a tree node.
-                    tx.privileged = true;
+                    tx.need = Need::Promised;
                     let mut i = self.inode(tx, ino)?;
                     extent::convert(tx, &mut i, page, stop, false)?;
                     dirty(&mut i, now, at + n);
                     Ok(tx.put_inode(&i)?)
                 })?;
+                reserved.start = reserved.start.max(stop);
                 Ok((n, true))
             }
             Piece::Hole(hole_end) => {
                 let stop = last.min(hole_end);
                 let pages = stop - page;
                 if pages > SMALL {
-                    self.run(|tx| {
+                    let got = self.run(|tx| {
                         let mut i = self.inode(tx, ino)?;
-                        fill_hole(tx, &mut i, page, pages, 1, true)?;
-                        Ok(tx.put_inode(&i)?)
+                        let (_, got) = fill_hole(tx, &mut i, page, pages, 1, true)?;
+                        tx.put_inode(&i)?;
+                        Ok(got)
                     })?;
+                    *reserved = page..page + got;
                     return Ok((0, true));
                 }
                 let n = self.run(|tx| {
@@ -391,7 +419,7 @@ impl<R: Region, H: Host> Fs<R, H> {
         }
         let shrink = size < i.size();
         self.run(|tx| {
-            tx.privileged = true;
+            tx.need = Need::Must;
             let mut i = self.inode(tx, ino)?;
             i.set_size(size);
             set(&mut i);
@@ -471,7 +499,7 @@ impl<R: Region, H: Host> Fs<R, H> {
         let now = self.host.now();
         let ino = i.ino();
         self.run(|tx| {
-            tx.privileged = true;
+            tx.need = Need::Must;
             let mut i = self.inode(tx, ino)?;
             dirty(&mut i, now, 0);
             self.remove_range(tx, &mut i, lo, hi)?;
@@ -515,7 +543,7 @@ impl<R: Region, H: Host> Fs<R, H> {
                     let stop = hi.min(page + e.len);
                     if !e.unwritten {
                         self.run(|tx| {
-                            tx.privileged = true;
+                            tx.need = Need::Promised;
                             let mut i = self.inode(tx, ino)?;
                             extent::convert(tx, &mut i, page, stop, true)?;
                             Ok(tx.put_inode(&i)?)

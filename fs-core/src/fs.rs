@@ -4,7 +4,7 @@
 use crate::dir;
 use crate::error::{Error, Result};
 use crate::host::Host;
-use crate::journal::{self, lock};
+use crate::journal::{self, Need};
 use crate::layout::{Geometry, KNOWN_INCOMPAT, KNOWN_RO_COMPAT, PENDING_SETS};
 use crate::marker;
 use crate::region::Region;
@@ -40,8 +40,10 @@ impl fmt::Debug for MountOptions<'_> {
 /// Runs work with an inode locked exclusively, or declines with `Ok(false)`.
 pub type LockInode<'l> = dyn FnMut(Ino, &mut dyn FnMut() -> Result<()>) -> Result<bool> + 'l;
 
+/// Most journal slots.
+pub(crate) const SLOT_HINTS: usize = 32;
 /// Entries of the cache of the inode table's pages.
-pub(crate) const TABLE_CACHE: usize = 512;
+pub(crate) const TABLE_CACHE: usize = 128;
 
 /// Counters since the mount.
 #[derive(Debug, Default)]
@@ -80,7 +82,8 @@ pub struct Fs<R: Region, H: Host> {
     pub(crate) free: AtomicI64,
     pub(crate) inodes: AtomicI64,
     pub(crate) pending: AtomicI64,
-    pub(crate) hints: [AtomicU64; lock::GROUP_LOCKS as usize],
+    /// The chunk each slot allocated from last.
+    pub(crate) hints: [AtomicU64; SLOT_HINTS],
     pub(crate) counters: Counters,
     read_only: AtomicBool,
     damaged: AtomicBool,
@@ -106,7 +109,7 @@ impl<R: Region, H: Host> Fs<R, H> {
             free: AtomicI64::new(0),
             inodes: AtomicI64::new(0),
             pending: AtomicI64::new(0),
-            hints: [const { AtomicU64::new(0) }; lock::GROUP_LOCKS as usize],
+            hints: [const { AtomicU64::new(u64::MAX) }; SLOT_HINTS],
             counters: Counters::default(),
             read_only: AtomicBool::new(false),
             damaged: AtomicBool::new(false),
@@ -145,11 +148,10 @@ impl<R: Region, H: Host> Fs<R, H> {
     /// Replays the journal and reads the figures that live in ordinary memory.
     fn start(&self, options: &MountOptions<'_>) -> Result<()> {
         self.read_only.store(options.read_only, Ordering::Relaxed);
-        match self.recover() {
-            Ok(n) => self.counters.replayed.store(n, Ordering::Relaxed),
-            Err(e) => {
-                self.note(e);
-            }
+        let (replayed, result) = self.recover();
+        self.counters.replayed.store(replayed, Ordering::Relaxed);
+        if let Err(e) = result {
+            self.note(e);
         }
         self.groups_ready
             .store(space::read_frontier(self)?, Ordering::Relaxed);
@@ -216,9 +218,10 @@ impl<R: Region, H: Host> Fs<R, H> {
         r.map_err(|e| self.note(e))
     }
 
-    /// Pages that only operations which give space back may take.
+    /// Pages that only operations which give space back may take. The least is what the pending sets
+    /// need to become trees.
     pub(crate) fn reserve(&self) -> u64 {
-        ((self.geo.data_end - self.geo.data_start) / 1024).clamp(16, 1024)
+        ((self.geo.data_end - self.geo.data_start) / 1024).clamp(32, 1024)
     }
 
     /// Pages an ordinary write can get.
@@ -348,7 +351,7 @@ impl<R: Region, H: Host> Fs<R, H> {
         let done = match set.size {
             Some(size) => self.resize(ino, size, &mut change),
             None => self.run(|tx| {
-                tx.privileged = true;
+                tx.need = Need::Must;
                 let mut i = self.inode(tx, ino)?;
                 change(&mut i);
                 Ok(tx.put_inode(&i)?)
@@ -486,7 +489,7 @@ impl<R: Region, H: Host> Fs<R, H> {
     /// `ReadOnly`, `Stale`.
     pub fn touch_atime(&self, ino: Ino, time: i64) -> Result<()> {
         self.noted(self.run(|tx| {
-            tx.privileged = true;
+            tx.need = Need::Must;
             let mut i = self.inode(tx, ino)?;
             if i.atime() < time {
                 i.set_atime(time);
@@ -582,6 +585,10 @@ impl<R: Region, H: Host> Fs<R, H> {
     pub fn evict(&self, ino: Ino) -> Result<()> {
         let i = self.noted(self.inode(self, ino))?;
         if i.nlink() > 0 {
+            // A removal of extents that an earlier mount left, and nobody finished while it was open.
+            if i.has_intent() && !self.is_read_only() {
+                return self.noted(self.finish_intent(ino));
+            }
             return Ok(());
         }
         self.noted(self.reclaim(ino))

@@ -6,7 +6,7 @@ use crate::error::{Error, Result};
 use crate::extent;
 use crate::fs::{Fs, TABLE_CACHE};
 use crate::host::Host;
-use crate::journal::{lock, Tx, TxResult, View};
+use crate::journal::{lock, Fail, Tx, TxResult, View};
 use crate::layout::{
     self, body, iflag, inode, kind, shard, system, IFRONTIER_CAPACITY, IFRONTIER_MAGIC,
     IFRONTIER_NEXT, INODES_PER_PAGE, INODE_MAGIC, PAGE, SECTOR, SHARD_MAGIC,
@@ -194,6 +194,7 @@ impl Inode {
             || i.body_count() as usize > inode::INLINE_RECORDS
             || i.body_depth() as usize > layout::node::MAX_DEPTH
             || i.size() > crate::types::FILE_SIZE_MAX
+            || (i.body_format() == body::TREE && i.records() > layout::MAX_PAGES)
         {
             return Err(Error::corrupt(off, "inode: field out of bounds"));
         }
@@ -240,7 +241,12 @@ impl<R: Region, H: Host> Fs<R, H> {
                 return Ok(offset(page) + ino % INODES_PER_PAGE * SECTOR);
             }
         }
-        loop {
+        for round in 0u32.. {
+            if round % 128 == 127 {
+                // Whoever changes the map may have lost its CPU to us.
+                self.host.lock(lock::MAP);
+                self.host.unlock(lock::MAP);
+            }
             let before = self.itable_version.load(Ordering::Acquire);
             if before % 2 == 0 {
                 let found = self.inode_offset_in(self, ino);
@@ -257,12 +263,27 @@ impl<R: Region, H: Host> Fs<R, H> {
             }
             core::hint::spin_loop();
         }
+        Err(Error::Stale)
     }
 
     /// Reads an inode that is in use.
     pub(crate) fn inode<V: View<R, H>>(&self, view: &V, ino: Ino) -> Result<Inode> {
         let off = self.inode_offset(ino)?;
-        let i = Inode::load(view, off, ino)?;
+        let mut loaded = Inode::load(view, off, ino);
+        // A new inode is written while only its directory is locked: whoever comes by number may see
+        // half of it. It is corrupt only if it is so when no transaction is running that ran before.
+        for _ in 0..8 {
+            let bad = matches!(loaded, Err(Error::Corrupt(_)));
+            if !bad || !view.is_unlocked() || self.is_read_only() {
+                break;
+            }
+            for slot in 0..self.geo.slots {
+                self.host.lock(lock::SLOTS + slot as usize);
+                self.host.unlock(lock::SLOTS + slot as usize);
+            }
+            loaded = Inode::load(view, off, ino);
+        }
+        let i = loaded?;
         if i.has(iflag::SYSTEM) {
             return Err(Error::corrupt(off, "inode: system inode in the table"));
         }
@@ -307,18 +328,46 @@ impl<R: Region, H: Host> Tx<'_, R, H> {
                     }
                 }
             }
-            let first = self.take_inodes()?;
-            // Number 0 is never used.
-            put64(&mut s, shard::NEXT, first.max(1));
-            put64(&mut s, shard::END, first + INODES_PER_PAGE);
+            let before = self.taken;
+            match self.take_inodes() {
+                Ok(first) => {
+                    // Number 0 is never used.
+                    put64(&mut s, shard::NEXT, first.max(1));
+                    put64(&mut s, shard::END, first + INODES_PER_PAGE);
+                }
+                // The table cannot grow: what other shards have not used yet will do.
+                Err(Fail::Err(Error::NoSpace)) if self.taken == before => {
+                    for k in 1..shards {
+                        let other = (own + k) % shards;
+                        self.lock(lock::SHARDS + other as usize)?;
+                        let s = self.shard(other)?;
+                        if get64(&s, shard::NEXT) < get64(&s, shard::END) {
+                            return self.next_inode(other, s);
+                        }
+                    }
+                    return Err(Error::NoSpace.into());
+                }
+                Err(e) => return Err(e),
+            }
         }
         if get64(&s, shard::FREE_HEAD) != 0 {
             return self.pop_inode(own, s);
         }
+        self.next_inode(own, s)
+    }
+
+    /// Takes the next inode of a shard that was never used.
+    fn next_inode(&mut self, index: u64, mut s: [u8; SECTOR as usize]) -> TxResult<Inode> {
+        let fs = self.fs;
+        let off = fs.geo.shard_offset(index);
         let ino = get64(&s, shard::NEXT);
-        put64(&mut s, shard::NEXT, ino + 1);
-        self.poke(fs.geo.shard_offset(own), &s, kind::PLAIN)?;
-        let mut i = Inode::new(self.table_offset(ino)?, ino);
+        put64(&mut s, shard::NEXT, ino.saturating_add(1));
+        self.poke(off, &s, kind::PLAIN)?;
+        let at = match self.table_offset(ino) {
+            Err(Error::Stale) => Err(Error::corrupt(off, "inode shard: inode out of bounds")),
+            other => other,
+        };
+        let mut i = Inode::new(at?, ino);
         i.set_generation(fs.host.random() as u32 >> 1);
         i.set_flags(iflag::IN_USE);
         self.inodes += 1;
@@ -392,7 +441,7 @@ impl<R: Region, H: Host> Tx<'_, R, H> {
         self.put_inode(&f)?;
         put64(&mut s, shard::FREE_HEAD, i.ino());
         let count = get64(&s, shard::FREE_COUNT);
-        put64(&mut s, shard::FREE_COUNT, count + 1);
+        put64(&mut s, shard::FREE_COUNT, count.saturating_add(1));
         self.poke(self.fs.geo.shard_offset(index), &s, kind::PLAIN)?;
         self.inodes -= 1;
         Ok(())
@@ -406,12 +455,16 @@ impl<R: Region, H: Host> Tx<'_, R, H> {
         let mut f = fs.sector(self, off, IFRONTIER_MAGIC, "inode frontier: bad magic")?;
         let next = get64(&f, IFRONTIER_NEXT);
         let mut capacity = get64(&f, IFRONTIER_CAPACITY);
-        if next > capacity || capacity % INODES_PER_PAGE != 0 || next % INODES_PER_PAGE != 0 {
+        let mut table = fs.system_inode(self, system::ITABLE, layout::ITABLE_OWNER)?;
+        if next > capacity
+            || next % INODES_PER_PAGE != 0
+            || capacity.checked_mul(SECTOR) != Some(table.size())
+            || table.size() % PAGE != 0
+        {
             return Err(Error::corrupt(off, "inode frontier: out of bounds").into());
         }
         if next == capacity {
             let have = capacity / INODES_PER_PAGE;
-            let mut table = fs.system_inode(self, system::ITABLE, layout::ITABLE_OWNER)?;
             let goal = match have.checked_sub(1) {
                 Some(last) => extent::find(self, &table, last)?.map(|e| e.page + e.len),
                 None => None,

@@ -51,6 +51,8 @@ pub(crate) mod lock {
     pub const FRONTIER: usize = 89;
     /// Pending sets.
     pub const PENDING: usize = 90;
+    /// Held while the inode table's map is copied home. Nothing is taken under it.
+    pub const MAP: usize = 98;
     /// Journal slots: taken before all others.
     pub const SLOTS: usize = 128;
 }
@@ -64,6 +66,8 @@ pub(crate) trait View<R: Region, H: Host> {
     fn peek(&self, off: u64, buf: &mut [u8]) -> Result<()>;
     /// Is this sector staged (and so was checked when it was)?
     fn staged(&self, sector: u64) -> Result<bool>;
+    /// Can a transaction be copying home what is read here? Then no core lock is held.
+    fn is_unlocked(&self) -> bool;
 }
 
 impl<R: Region, H: Host> View<R, H> for Fs<R, H> {
@@ -78,10 +82,24 @@ impl<R: Region, H: Host> View<R, H> for Fs<R, H> {
     fn staged(&self, _sector: u64) -> Result<bool> {
         Ok(false)
     }
+    fn is_unlocked(&self) -> bool {
+        true
+    }
 }
 
 /// Most extents a transaction can free.
-const MAX_FREES: usize = 24;
+const MAX_FREES: usize = 32;
+
+/// How urgently a transaction needs pages: a reserve is kept so that a full region can be emptied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Need {
+    /// All of the reserve is left alone.
+    Ordinary,
+    /// The pages were promised (a write into preallocated ones): half of the reserve.
+    Promised,
+    /// It gives space back, and must not fail: all that is left.
+    Must,
+}
 
 /// A running transaction.
 pub(crate) struct Tx<'a, R: Region, H: Host> {
@@ -89,12 +107,14 @@ pub(crate) struct Tx<'a, R: Region, H: Host> {
     pub fs: &'a Fs<R, H>,
     /// The slot it owns.
     pub slot: u64,
-    /// May it use the reserve?
-    pub privileged: bool,
+    /// How far it may go into the last free pages.
+    pub need: Need,
     /// Does it change the inode table's map? Readers of the map are told to look again.
     pub itable: bool,
     /// Pages taken, so far.
     pub taken: u64,
+    /// Pages taken off the filesystem's count of free pages; given back if nothing comes of it.
+    pub claimed: u64,
     /// Change of the count of used inodes.
     pub inodes: i64,
     /// Change of the count of pending work.
@@ -136,6 +156,10 @@ impl<'a, R: Region, H: Host> View<R, H> for Tx<'a, R, H> {
     fn staged(&self, sector: u64) -> Result<bool> {
         Ok(self.find(sector)?.is_some())
     }
+
+    fn is_unlocked(&self) -> bool {
+        false
+    }
 }
 
 impl<'a, R: Region, H: Host> Tx<'a, R, H> {
@@ -143,9 +167,10 @@ impl<'a, R: Region, H: Host> Tx<'a, R, H> {
         let mut tx = Tx {
             fs,
             slot,
-            privileged: false,
+            need: Need::Ordinary,
             itable: false,
             taken: 0,
+            claimed: 0,
             inodes: 0,
             pending: 0,
             base: fs.geo.slot_offset(slot),
@@ -180,6 +205,15 @@ impl<'a, R: Region, H: Host> Tx<'a, R, H> {
         }
         self.held |= bit;
         Ok(())
+    }
+
+    /// Takes a core lock if it is free.
+    pub fn try_lock(&mut self, id: usize) -> bool {
+        let free = self.fs.host.try_lock(id);
+        if free {
+            self.held |= 1u128 << id;
+        }
+        free
     }
 
     /// Is this core lock held?
@@ -241,10 +275,8 @@ impl<'a, R: Region, H: Host> Tx<'a, R, H> {
             }
         }
         if self.n >= slot::SECTORS {
-            return Err(Error::corrupt(
-                self.base,
-                "transaction larger than a journal slot",
-            ));
+            // No operation gets here. If one does it fails, and nothing has happened.
+            return Err(Error::NoSpace);
         }
         let i = self.n;
         self.fs.region.write(self.data(i), &buf)?;
@@ -288,15 +320,16 @@ impl<'a, R: Region, H: Host> Tx<'a, R, H> {
         }
         match self.frees.get_mut(self.nfrees) {
             Some(f) => *f = (page, len),
-            None => return Err(Error::corrupt(self.base, "transaction with too many frees")),
+            // As for sectors: no operation gets here.
+            None => return Err(Error::NoSpace),
         }
         self.nfrees += 1;
         Ok(())
     }
 
-    /// Can `n` more extents be freed?
+    /// Can `n` more extents be freed, and is there room for the sectors that go with it?
     pub fn frees_left(&self, n: usize) -> bool {
-        self.nfrees + n <= MAX_FREES
+        self.nfrees + n <= MAX_FREES && self.n <= slot::SECTORS / 2
     }
 
     /// Writes the change of the counters to the slot's account.
@@ -398,11 +431,14 @@ impl<'a, R: Region, H: Host> Tx<'a, R, H> {
         region.store(self.base + slot::COMMIT, u64::from(crc) << 32 | low)?;
 
         if self.itable {
+            // A reader that has spun in vain waits for this lock.
+            self.fs.host.lock(lock::MAP);
             self.fs.itable_version.fetch_add(1, Ordering::AcqRel);
         }
         let done = apply(self.fs, self.base, self.n);
         if self.itable {
             self.fs.itable_version.fetch_add(1, Ordering::AcqRel);
+            self.fs.host.unlock(lock::MAP);
         }
         done?;
         region.store(self.base + slot::COMMIT, 0)?;
@@ -411,9 +447,9 @@ impl<'a, R: Region, H: Host> Tx<'a, R, H> {
         c.sectors.fetch_add(self.n, Ordering::Relaxed);
         c.allocated.fetch_add(self.taken, Ordering::Relaxed);
         c.freed.fetch_add(freed, Ordering::Relaxed);
-        self.fs
-            .free
-            .fetch_add(freed as i64 - self.taken as i64, Ordering::Relaxed);
+        // What was taken was counted when it was claimed.
+        self.claimed = self.claimed.saturating_sub(self.taken);
+        self.fs.free.fetch_add(freed as i64, Ordering::Relaxed);
         self.fs.inodes.fetch_add(self.inodes, Ordering::Relaxed);
         self.fs.pending.fetch_add(self.pending, Ordering::Relaxed);
         Ok(())
@@ -422,6 +458,9 @@ impl<'a, R: Region, H: Host> Tx<'a, R, H> {
 
 impl<R: Region, H: Host> Drop for Tx<'_, R, H> {
     fn drop(&mut self) {
+        self.fs
+            .free
+            .fetch_add(self.claimed as i64, Ordering::Relaxed);
         while self.held != 0 {
             let id = 127 - self.held.leading_zeros();
             self.fs.host.unlock(id as usize);
@@ -498,28 +537,37 @@ fn check_table<R: Region, H: Host>(fs: &Fs<R, H>, base: u64, n: u64) -> Result<(
 
 impl<R: Region, H: Host> Fs<R, H> {
     /// Replays what was committed and not cleared. Returns how many slots that were.
-    pub(crate) fn recover(&self) -> Result<u64> {
+    /// A slot that cannot be trusted is left alone, and is the error; the others are independent of it.
+    pub(crate) fn recover(&self) -> (u64, Result<()>) {
         let mut replayed = 0;
+        let mut result = Ok(());
         for s in 0..self.geo.slots {
-            let base = self.geo.slot_offset(s);
-            let word = self.region.load(base + slot::COMMIT)?;
-            if word == 0 {
-                continue;
+            match self.recover_slot(s) {
+                Ok(n) => replayed += n,
+                Err(e) => result = result.and(Err(e)),
             }
-            let low = word & 0xffff_ffff;
-            let n = low >> 16;
-            if n == 0 || n > slot::SECTORS {
-                return Err(Error::corrupt(base, "journal slot: bad count"));
-            }
-            if commit_sum(self, base, low)? != (word >> 32) as u32 {
-                return Err(Error::corrupt(base, "journal slot: bad checksum"));
-            }
-            check_table(self, base, n)?;
-            apply(self, base, n)?;
-            self.region.store(base + slot::COMMIT, 0)?;
-            replayed += 1;
         }
-        Ok(replayed)
+        (replayed, result)
+    }
+
+    fn recover_slot(&self, s: u64) -> Result<u64> {
+        let base = self.geo.slot_offset(s);
+        let word = self.region.load(base + slot::COMMIT)?;
+        if word == 0 {
+            return Ok(0);
+        }
+        let low = word & 0xffff_ffff;
+        let n = low >> 16;
+        if n == 0 || n > slot::SECTORS {
+            return Err(Error::corrupt(base, "journal slot: bad count"));
+        }
+        if commit_sum(self, base, low)? != (word >> 32) as u32 {
+            return Err(Error::corrupt(base, "journal slot: bad checksum"));
+        }
+        check_table(self, base, n)?;
+        apply(self, base, n)?;
+        self.region.store(base + slot::COMMIT, 0)?;
+        Ok(1)
     }
 
     /// Checksum of a structure at `off`.
@@ -621,6 +669,7 @@ impl<R: Region, H: Host> Fs<R, H> {
 
     /// Initialises the descriptors of the first group behind the frontier, then moves the frontier.
     /// `seen` is the frontier the caller knew: where it has moved since, nothing is done.
+    #[inline(never)]
     pub(crate) fn open_group(&self, slot: u64, seen: u64) -> Result<()> {
         let mut want = 0;
         loop {

@@ -7,7 +7,7 @@ use crate::error::{Error, Result};
 use crate::fs::Fs;
 use crate::host::Host;
 use crate::inode::Inode;
-use crate::journal::{Tx, TxResult};
+use crate::journal::{Need, Tx, TxResult};
 use crate::layout::{body, inode};
 use crate::region::Region;
 use crate::space::{offset, Want};
@@ -239,7 +239,7 @@ impl<R: Region, H: Host> Fs<R, H> {
     pub(crate) fn do_unlink(&self, dir: Ino, name: &[u8]) -> Result<Unlinked> {
         let now = self.host.now();
         self.run(|tx| {
-            tx.privileged = true;
+            tx.need = Need::Must;
             let mut d = self.directory(tx, dir)?;
             let ino = dir::lookup(tx, &d, name)?;
             let mut i = self.named(tx, ino)?;
@@ -258,7 +258,7 @@ impl<R: Region, H: Host> Fs<R, H> {
     pub(crate) fn do_rmdir(&self, dir: Ino, name: &[u8]) -> Result<Unlinked> {
         let now = self.host.now();
         self.run(|tx| {
-            tx.privileged = true;
+            tx.need = Need::Must;
             let mut d = self.directory(tx, dir)?;
             let ino = dir::lookup(tx, &d, name)?;
             let mut i = self.named(tx, ino)?;
@@ -301,7 +301,6 @@ impl<R: Region, H: Host> Fs<R, H> {
         dir::check_name(new_name)?;
         let now = self.host.now();
         self.run(|tx| {
-            tx.privileged = mode != RenameMode::Whiteout;
             let from = self.directory(tx, dir)?;
             let to = if dir == new_dir {
                 None
@@ -397,6 +396,10 @@ impl Rename {
                     (true, true) if other.records() > 0 => return Err(Error::NotEmpty.into()),
                     (true, true) => drop_dir_link(self.to()),
                     (false, false) => {}
+                }
+                if mode == RenameMode::Replace {
+                    // No entry is added; what is replaced may be space to give back.
+                    tx.need = Need::Promised;
                 }
                 dir::set(tx, self.to(), new_name, source, moved.mode())?;
                 self.leave(tx, name, mode, &moved)?;

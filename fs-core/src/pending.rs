@@ -6,7 +6,7 @@ use crate::extent;
 use crate::fs::Fs;
 use crate::host::Host;
 use crate::inode::Inode;
-use crate::journal::{lock, Tx, TxResult};
+use crate::journal::{lock, Need, Tx, TxResult};
 use crate::layout::{self, body, iflag, system, PENDING_SETS};
 use crate::record;
 use crate::region::Region;
@@ -19,7 +19,7 @@ pub(crate) const PIECES: usize = 8;
 const REMOVAL: usize = 9;
 /// Frees that leaving a pending set may need, and those of an inode's attributes.
 const LEAVE: usize = 8;
-const LAST: usize = LEAVE + 9;
+const LAST: usize = 2 * LEAVE + 9;
 
 impl<R: Region, H: Host> Tx<'_, R, H> {
     /// The pending set of an inode, locked.
@@ -69,7 +69,7 @@ impl<R: Region, H: Host> Tx<'_, R, H> {
     pub(crate) fn remove_extents(&mut self, i: &mut Inode, lo: u64, hi: u64) -> TxResult<bool> {
         let mut pages = 0;
         for _ in 0..PIECES {
-            if !self.frees_left(REMOVAL) {
+            if !self.frees_left(REMOVAL + LEAVE) {
                 break;
             }
             let before = i.pages();
@@ -94,7 +94,7 @@ impl<R: Region, H: Host> Fs<R, H> {
                 return Ok(());
             }
             self.run(|tx| {
-                tx.privileged = true;
+                tx.need = Need::Must;
                 let mut i = self.inode(tx, ino)?;
                 let (lo, hi) = (i.intent_start(), i.intent_end());
                 if tx.remove_extents(&mut i, lo, hi)? && tx.frees_left(LEAVE) {
@@ -111,9 +111,10 @@ impl<R: Region, H: Host> Fs<R, H> {
 
     /// Gives back all that an inode without links holds, then the inode.
     pub(crate) fn reclaim(&self, ino: Ino) -> Result<()> {
+        let mut ino = ino;
         loop {
             let seal = self.run(|tx| {
-                tx.privileged = true;
+                tx.need = Need::Must;
                 let mut i = self.inode(tx, ino)?;
                 let is_seal = i.has(iflag::SEAL);
                 if i.nlink() > 0 || !i.has(iflag::PENDING) {
@@ -124,9 +125,9 @@ impl<R: Region, H: Host> Fs<R, H> {
                 if is_seal {
                     while tx.frees_left(REMOVAL) {
                         match record::find_le(tx, &i, u64::MAX)? {
-                            Some(r) => record::remove(tx, &mut i, r[0])?,
+                            Some(r) => record::must_remove(tx, &mut i, r[0])?,
                             None => break,
-                        };
+                        }
                         pieces += 1;
                         if pieces == PIECES {
                             break;
@@ -152,8 +153,11 @@ impl<R: Region, H: Host> Fs<R, H> {
                 tx.remove_pending(&mut i)?;
                 let seal = i.seal();
                 if seal != 0 {
+                    if !i.is_file() || !i.has(iflag::SEALED) {
+                        return Err(Error::corrupt(i.off, "seal of what is not sealed").into());
+                    }
                     // Its links are none already; now nothing names it either.
-                    let mut s = self.inode(tx, seal)?;
+                    let mut s = self.seal_inode(tx, seal)?;
                     tx.add_pending(&mut s)?;
                     tx.put_inode(&s)?;
                 }
@@ -163,7 +167,8 @@ impl<R: Region, H: Host> Fs<R, H> {
             match seal {
                 None => {}
                 Some(0) => return Ok(()),
-                Some(seal) => return self.reclaim(seal),
+                // A seal has none of its own.
+                Some(seal) => ino = seal,
             }
         }
     }

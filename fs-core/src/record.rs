@@ -60,11 +60,14 @@ pub(crate) fn find_le<R: Region, H: Host, V: View<R, H>>(
     let Some(mut c) = Cursor::seek(view, inode, key)? else {
         return Ok(None);
     };
-    if c.settle_back(view, inode)? {
-        Ok(Some(decode(&c.entry(view)?)))
-    } else {
-        Ok(None)
+    if !c.settle_back(view, inode)? {
+        return Ok(None);
     }
+    let r = decode(&c.entry(view)?);
+    if r[0] > key {
+        return Err(Error::corrupt(inode.off, "tree: keys out of order"));
+    }
+    Ok(Some(r))
 }
 
 /// The first record whose key is not below `key`.
@@ -80,11 +83,14 @@ pub(crate) fn find_ge<R: Region, H: Host, V: View<R, H>>(
     let Some(mut c) = Cursor::seek(view, inode, key)? else {
         return Ok(None);
     };
-    if c.settle_forward(view, inode)? {
-        Ok(Some(decode(&c.entry(view)?)))
-    } else {
-        Ok(None)
+    if !c.settle_forward(view, inode)? {
+        return Ok(None);
     }
+    let r = decode(&c.entry(view)?);
+    if r[0] < key {
+        return Err(Error::corrupt(inode.off, "tree: keys out of order"));
+    }
+    Ok(Some(r))
 }
 
 /// Inserts a record whose key is not there. The inode is changed, but not written.
@@ -164,5 +170,18 @@ pub(crate) fn remove<R: Region, H: Host>(
             Ok(true)
         }
         _ => Ok(false),
+    }
+}
+
+/// Removes a record that must be there: it was found a moment ago.
+pub(crate) fn must_remove<R: Region, H: Host>(
+    tx: &mut Tx<'_, R, H>,
+    inode: &mut Inode,
+    key: u64,
+) -> TxResult<()> {
+    if remove(tx, inode, key)? {
+        Ok(())
+    } else {
+        Err(Error::corrupt(inode.off, "tree: a record is not where its key says").into())
     }
 }

@@ -6,6 +6,7 @@ use crate::extent;
 use crate::fs::Fs;
 use crate::host::Host;
 use crate::inode::Inode;
+use crate::journal::{Need, View};
 use crate::layout::{iflag, PAGE, SEAL_WINDOW, SECTOR};
 use crate::record;
 use crate::region::Region;
@@ -153,7 +154,7 @@ impl<R: Region, H: Host> Fs<R, H> {
         let now = self.host.now();
         let seal = i.seal();
         self.run(|tx| {
-            tx.privileged = true;
+            tx.need = Need::Must;
             let mut i = self.inode(tx, ino)?;
             i.set_flag(iflag::SEALED, false);
             i.set_seal(0);
@@ -166,9 +167,12 @@ impl<R: Region, H: Host> Fs<R, H> {
         self.reclaim(seal)
     }
 
-    fn seal_inode<V: crate::journal::View<R, H>>(&self, view: &V, seal: Ino) -> Result<Inode> {
-        let s = self.inode(view, seal)?;
-        if s.has(iflag::SEAL) {
+    pub(crate) fn seal_inode<V: View<R, H>>(&self, view: &V, seal: Ino) -> Result<Inode> {
+        let s = match self.inode(view, seal) {
+            Err(Error::Stale) => return Err(Error::corrupt(seal, "seal: inode is not in use")),
+            other => other?,
+        };
+        if s.has(iflag::SEAL) && s.seal() == 0 && s.nlink() == 0 {
             Ok(s)
         } else {
             Err(Error::corrupt(s.off, "seal: not one"))

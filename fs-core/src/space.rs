@@ -4,8 +4,9 @@
 use crate::bytes::{get16, get32, get64, get8, put16, put32, put64, put8};
 use crate::error::{Error, Result};
 use crate::fs::Fs;
+use crate::fs::SLOT_HINTS;
 use crate::host::Host;
-use crate::journal::{lock, Fail, Tx, TxResult, View};
+use crate::journal::{lock, Fail, Need, Tx, TxResult, View};
 use crate::layout::{
     self, chunk, class, kind, summary, CHUNK_PAGES, CRC_AT, FRONTIER_FIRST, FRONTIER_MAGIC,
     FRONTIER_READY, GROUP_CHUNKS, GROUP_PAGES, PAGE, SECTOR,
@@ -41,6 +42,11 @@ impl Want {
         goal: None,
         colour: None,
     };
+}
+
+/// The lock of a group.
+fn group_lock(group: u64) -> usize {
+    lock::GROUPS + (group % lock::GROUP_LOCKS) as usize
 }
 
 /// A chunk descriptor.
@@ -180,7 +186,7 @@ fn next_bit(from: u64, word: impl Fn(u64) -> u64) -> Option<u64> {
 
 impl<R: Region, H: Host> Tx<'_, R, H> {
     fn lock_group(&mut self, group: u64) -> TxResult<()> {
-        self.lock(lock::GROUPS + (group % lock::GROUP_LOCKS) as usize)
+        self.lock(group_lock(group))
     }
 
     fn chunk(&self, index: u64) -> Result<Chunk> {
@@ -282,7 +288,12 @@ impl<R: Region, H: Host> Tx<'_, R, H> {
         while at < end {
             let index = at / CHUNK_PAGES;
             let upto = end.min((index + 1) * CHUNK_PAGES);
-            self.lock_group(at / GROUP_PAGES)?;
+            let group = at / GROUP_PAGES;
+            if group >= self.fs.groups_ready.load(Ordering::Acquire) {
+                let what = "extent in a group that was never opened";
+                return Err(Error::corrupt(offset(at), what).into());
+            }
+            self.lock_group(group)?;
             let mut c = self.chunk(index)?;
             if !c.mark(at % CHUNK_PAGES, upto - at, false) {
                 let off = self.fs.geo.chunk_offset(index);
@@ -302,28 +313,85 @@ impl<R: Region, H: Host> Tx<'_, R, H> {
 
     /// Allocates a run of pages: (first page, number). The pages hold whatever they held.
     pub(crate) fn alloc(&mut self, want: Want) -> TxResult<(u64, u64)> {
-        let reserve = if self.privileged {
-            0
-        } else {
-            self.fs.reserve()
-        };
-        let free = self.fs.free.load(Ordering::Relaxed) - self.taken as i64;
-        let room = u64::try_from(free).unwrap_or(0).saturating_sub(reserve);
-        if room < want.least.max(1) {
-            return Err(Error::NoSpace.into());
-        }
-        let pages = want.pages.clamp(1, room.min(MAX_FREE));
+        let pages = self.claim(want.pages.clamp(1, MAX_FREE), want.least.max(1))?;
         let want = Want {
             pages,
             least: want.least.clamp(1, pages),
             ..want
         };
-        if let Some(goal) = want.goal {
+        let (page, len) = self.search(want)?;
+        let unused = pages - len;
+        self.fs.free.fetch_add(unused as i64, Ordering::Relaxed);
+        self.claimed -= unused;
+        Ok((page, len))
+    }
+
+    /// Takes up to `pages` off the count of free pages, so that others do not reckon with them. What
+    /// the transaction does not use is given back at its end.
+    fn claim(&mut self, pages: u64, least: u64) -> TxResult<u64> {
+        let floor = match self.need {
+            Need::Ordinary => self.fs.reserve(),
+            Need::Promised => self.fs.reserve() / 2,
+            Need::Must => 0,
+        };
+        let mut free = self.fs.free.load(Ordering::Relaxed);
+        loop {
+            let room = u64::try_from(free).unwrap_or(0).saturating_sub(floor);
+            if room < least {
+                return Err(Error::NoSpace.into());
+            }
+            let pages = pages.min(room);
+            let left = free - pages as i64;
+            match self.fs.free.compare_exchange_weak(
+                free,
+                left,
+                Ordering::Relaxed,
+                Ordering::Relaxed,
+            ) {
+                Ok(_) => {
+                    self.claimed += pages;
+                    return Ok(pages);
+                }
+                Err(now) => free = now,
+            }
+        }
+    }
+
+    /// The group where this slot looks first: slots are spread over the groups that are open.
+    fn home_group(&self) -> u64 {
+        let geo = &self.fs.geo;
+        let ready = self.fs.groups_ready.load(Ordering::Acquire);
+        let spread = ready.saturating_sub(geo.first_group()).max(1);
+        geo.first_group() + (self.slot * spread / geo.slots)
+    }
+
+    /// Opens one more group when this slot's is in somebody else's hands, as long as there are more
+    /// slots than open groups: no lock is then shared by all CPUs of a machine with a large region.
+    fn grow_if_contended(&mut self) -> TxResult<()> {
+        let geo = &self.fs.geo;
+        let ready = self.fs.groups_ready.load(Ordering::Acquire);
+        if ready >= geo.groups() || ready - geo.first_group() >= geo.slots {
+            return Ok(());
+        }
+        let id = group_lock(self.home_group());
+        if self.holds(id) || self.try_lock(id) {
+            Ok(())
+        } else {
+            Err(Fail::Grow)
+        }
+    }
+
+    /// Looks for a run of pages and takes it.
+    fn search(&mut self, want: Want) -> TxResult<(u64, u64)> {
+        // A goal is good for what can be had there, however short; a run that must have a length is
+        // looked for.
+        if let (Some(goal), 1) = (want.goal, want.least) {
             let got = self.alloc_at(goal, want.pages)?;
-            if got >= want.least {
+            if got > 0 {
                 return Ok((goal, got));
             }
         }
+        self.grow_if_contended()?;
         // Whole runs first; what is in pieces only when nothing else is left.
         let order: &[Option<(u8, bool)>] = match want.colour {
             Some(_) => &[
@@ -393,8 +461,7 @@ impl<R: Region, H: Host> Tx<'_, R, H> {
     fn alloc_class(&mut self, class: u8, want: Want, short: bool) -> TxResult<Option<(u64, u64)>> {
         let geo = self.fs.geo;
         let ready = self.fs.groups_ready.load(Ordering::Acquire);
-        let spread = ready.saturating_sub(geo.first_group()).max(1);
-        let home = geo.first_group() + (self.slot * spread / geo.slots);
+        let home = self.home_group();
         let mut tries = if short && want.least > 1 {
             u32::MAX
         } else {
@@ -402,43 +469,34 @@ impl<R: Region, H: Host> Tx<'_, R, H> {
         };
         let mut best: Option<(u64, u64, u64)> = None;
         let tops = geo.tops();
+        // From home to the end of its top summary, then the others, then home's from its beginning.
         for k in 0..=tops {
             let top = (home / GROUP_CHUNKS + k) % tops;
-            let base = geo.top_offset(top) + (summary::BITMAP + 64 * class as usize) as u64;
-            let mut from = if k == 0 { home % GROUP_CHUNKS } else { 0 };
             if top * GROUP_CHUNKS >= ready {
                 continue;
             }
-            // The words are looked at without their lock: a hint, made sure of below.
-            for _ in 0..GROUP_CHUNKS {
-                let mut words = [0u64; 8];
-                for (w, word) in (0u64..).zip(words.iter_mut()) {
-                    *word = self.fs.region.load(base + 8 * w)?;
-                }
-                let found = next_bit(from, |w| words.get(w as usize).copied().unwrap_or(0));
-                let Some(bit) = found else { break };
-                if k == 0 && bit < home % GROUP_CHUNKS && from >= home % GROUP_CHUNKS {
-                    // Went round: those are looked at in the last pass.
-                    if tops > 1 {
-                        break;
-                    }
-                }
+            let (mut from, end) = match k {
+                0 => (home % GROUP_CHUNKS, GROUP_CHUNKS),
+                _ if k == tops => (0, home % GROUP_CHUNKS),
+                _ => (0, GROUP_CHUNKS),
+            };
+            let base = geo.top_offset(top) + (summary::BITMAP + 64 * class as usize) as u64;
+            while from < end && tries > 0 {
+                // The bits are looked at without their lock: a hint, made sure of below.
+                let mut bits = [0u8; 64];
+                self.peek(base, &mut bits)?;
+                let found = next_bit(from, |w| get64(&bits, 8 * w as usize));
+                let Some(bit) = found.filter(|bit| (from..end).contains(bit)) else {
+                    break;
+                };
                 let group = top * GROUP_CHUNKS + bit;
                 if group >= geo.first_group() && group < ready {
-                    if let Some(got) =
-                        self.alloc_in_group(group, class, want, &mut tries, &mut best)?
-                    {
-                        return Ok(Some(got));
-                    }
-                    if tries == 0 {
-                        break;
+                    let got = self.alloc_in_group(group, class, want, &mut tries, &mut best)?;
+                    if got.is_some() {
+                        return Ok(got);
                     }
                 }
-                let next = bit + 1;
-                if next == GROUP_CHUNKS || next == home % GROUP_CHUNKS {
-                    break;
-                }
-                from = next;
+                from = bit + 1;
             }
         }
         match best {
@@ -463,8 +521,14 @@ impl<R: Region, H: Host> Tx<'_, R, H> {
     ) -> TxResult<Option<(u64, u64)>> {
         self.lock_group(group)?;
         let s = self.summary(self.fs.geo.summary_offset(group), 1, group)?;
-        let hint = &self.fs.hints[(group % lock::GROUP_LOCKS) as usize];
-        let mut from = hint.load(Ordering::Relaxed) % GROUP_CHUNKS;
+        // Each slot goes on in the chunk it used last, or begins at a place of its own.
+        let hint = &self.fs.hints[self.slot as usize % SLOT_HINTS];
+        let last = hint.load(Ordering::Relaxed);
+        let mut from = if last / GROUP_CHUNKS == group {
+            last % GROUP_CHUNKS
+        } else {
+            self.slot * GROUP_CHUNKS / self.fs.geo.slots
+        };
         let start = from;
         let mut wrapped = false;
         while *tries > 0 {
@@ -486,7 +550,7 @@ impl<R: Region, H: Host> Tx<'_, R, H> {
                 );
             }
             if class == class::FREE {
-                hint.store(child, Ordering::Relaxed);
+                hint.store(index, Ordering::Relaxed);
                 return match want.colour {
                     Some(colour) => self.take_coloured(c, colour, want.pages).map(Some),
                     None => {
@@ -498,7 +562,7 @@ impl<R: Region, H: Host> Tx<'_, R, H> {
             }
             let (bit, len) = c.run(want.pages);
             if len >= want.pages.min(CHUNK_PAGES) {
-                hint.store(child, Ordering::Relaxed);
+                hint.store(index, Ordering::Relaxed);
                 self.take(c, bit, len, class)?;
                 return Ok(Some((index * CHUNK_PAGES + bit, len)));
             }

@@ -604,34 +604,34 @@ pub(crate) fn insert<R: Region, H: Host>(
         let live = entries + used - c.leaf.dead + name.len() as u64;
         // With dead names cleared away there may be room, and some more to come.
         let compact = live <= (PAGE - node::ENTRIES) * 7 / 8;
-        divide(tx, inode, &c, 0, &edit, compact)?;
+        let divided = divide(tx, inode, &c.leaf, &edit, compact)?;
+        replace(tx, inode, &c, divided)?;
     }
     inode.set_tree(inode.root(), inode.body_depth(), records);
     Ok(())
 }
 
-/// Replaces the cursor's node of a level by what `edit` makes of it: one fresh node (`whole`) or two.
+/// What became of a node: the page that holds it now, and a second one with its least key.
+struct Divided {
+    left: u64,
+    right: Option<(u64, u64)>,
+}
+
+/// Replaces a node by what `edit` makes of it: one fresh node (`whole`) or two. The parent does not
+/// know yet.
 fn divide<R: Region, H: Host>(
     tx: &mut Tx<'_, R, H>,
     inode: &mut Inode,
-    c: &Cursor,
-    level: usize,
+    n: &Node,
     edit: &Edit<'_>,
     whole: bool,
-) -> TxResult<()> {
-    let inner;
-    let n = if level == 0 {
-        &c.leaf
-    } else {
-        inner = Node::load(tx, inode, get(&c.pages, level), level as u8)?;
-        &inner
-    };
+) -> TxResult<Divided> {
     let count = edit.count(n);
     if whole {
-        let page = alloc_node(tx, inode)?;
-        build(tx, inode, page, n, edit, 0..count)?;
+        let left = alloc_node(tx, inode)?;
+        build(tx, inode, left, n, edit, 0..count)?;
         free_node(tx, inode, n.page)?;
-        return replace(tx, inode, c, level + 1, page, None);
+        return Ok(Divided { left, right: None });
     }
     // Appending leaves the old node full and alone: files grow at their end.
     let append = edit.child.is_none() && edit.insert.is_some_and(|(at, _, _)| at == n.count);
@@ -653,7 +653,10 @@ fn divide<R: Region, H: Host>(
         free_node(tx, inode, n.page)?;
     }
     build(tx, inode, right, n, edit, middle..count)?;
-    replace(tx, inode, c, level + 1, left, Some((key, right)))
+    Ok(Divided {
+        left,
+        right: Some((key, right)),
+    })
 }
 
 /// Where to split so that both halves hold about the same number of bytes.
@@ -681,52 +684,57 @@ fn split_point<R: Region, H: Host>(
     Ok(count / 2)
 }
 
-/// Points the parent's entry (or the root) at `left`, and inserts `right` behind it.
+/// Tells the ancestors what became of the leaf at the cursor, as far up as they have to be divided
+/// themselves. (A loop: the kernel's stack is small.)
 fn replace<R: Region, H: Host>(
     tx: &mut Tx<'_, R, H>,
     inode: &mut Inode,
     c: &Cursor,
-    level: usize,
-    left: u64,
-    right: Option<(u64, u64)>,
+    divided: Divided,
 ) -> TxResult<()> {
-    if level == c.depth {
-        let records = inode.records();
-        let Some((key, right)) = right else {
-            inode.set_tree(left, c.depth as u8, records);
-            return Ok(());
+    let Divided {
+        mut left,
+        mut right,
+    } = divided;
+    for level in 1..c.depth {
+        let mut n = Node::load(tx, inode, get(&c.pages, level), level as u8)?;
+        let i = get(&c.index, level);
+        let changed = n.child(tx, i)? != left;
+        let Some((key, page)) = right else {
+            let e = inner_entry(n.key(tx, i)?, left);
+            return Ok(put_entry(tx, &n, i, &e)?);
         };
-        if c.depth >= node::MAX_DEPTH {
-            return Err(Error::corrupt(inode.off, "tree: too deep").into());
+        let e = inner_entry(key, page);
+        if n.count < node::INNER_MAX {
+            if changed {
+                let l = inner_entry(n.key(tx, i)?, left);
+                put_entry(tx, &n, i, &l)?;
+            }
+            return Ok(insert_in_place(tx, &mut n, i + 1, &e, &[])?);
         }
-        let page = alloc_node(tx, inode)?;
-        let mut b = Builder::new(tx.fs, inode, page, level as u8)?;
-        b.push(&inner_entry(0, left), &[])?;
-        b.push(&inner_entry(key, right), &[])?;
-        b.finish()?;
-        inode.set_tree(page, c.depth as u8 + 1, records);
+        let edit = Edit {
+            child: changed.then_some((i, left)),
+            insert: Some((i + 1, &e, &[])),
+        };
+        let above = divide(tx, inode, &n, &edit, false)?;
+        left = above.left;
+        right = above.right;
+    }
+    let records = inode.records();
+    let Some((key, page)) = right else {
+        inode.set_tree(left, c.depth as u8, records);
         return Ok(());
-    }
-    let mut n = Node::load(tx, inode, get(&c.pages, level), level as u8)?;
-    let i = get(&c.index, level);
-    let Some((key, right)) = right else {
-        let e = inner_entry(n.key(tx, i)?, left);
-        return Ok(put_entry(tx, &n, i, &e)?);
     };
-    let e = inner_entry(key, right);
-    if n.count < node::INNER_MAX {
-        if n.child(tx, i)? != left {
-            let l = inner_entry(n.key(tx, i)?, left);
-            put_entry(tx, &n, i, &l)?;
-        }
-        return Ok(insert_in_place(tx, &mut n, i + 1, &e, &[])?);
+    if c.depth >= node::MAX_DEPTH {
+        return Err(Error::corrupt(inode.off, "tree: too deep").into());
     }
-    let same = n.child(tx, i)? == left;
-    let edit = Edit {
-        child: (!same).then_some((i, left)),
-        insert: Some((i + 1, &e, &[])),
-    };
-    divide(tx, inode, c, level, &edit, false)
+    let root = alloc_node(tx, inode)?;
+    let mut b = Builder::new(tx.fs, inode, root, c.depth as u8)?;
+    b.push(&inner_entry(0, left), &[])?;
+    b.push(&inner_entry(key, page), &[])?;
+    b.finish()?;
+    inode.set_tree(root, c.depth as u8 + 1, records);
+    Ok(())
 }
 
 fn inner_entry(key: u64, page: u64) -> Entry {

@@ -6,7 +6,7 @@ use crate::error::{Error, Result};
 use crate::fs::Fs;
 use crate::host::Host;
 use crate::inode::Inode;
-use crate::journal::{Tx, TxResult};
+use crate::journal::{Need, Tx, TxResult};
 use crate::layout::{checksum, xattr, CRC_AT, PAGE, SECTOR, XATTR_MAGIC};
 use crate::region::Region;
 use crate::space::{offset, Want};
@@ -290,7 +290,9 @@ impl<R: Region, H: Host> Fs<R, H> {
         }
         let now = self.host.now();
         self.run(|tx| {
-            tx.privileged = value.is_none();
+            if value.is_none() {
+                tx.need = Need::Must;
+            }
             let mut i = self.inode(tx, ino)?;
             change(tx, &mut i, &Change { name, value, mode })?;
             i.set_ctime(now);
