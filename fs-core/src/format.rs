@@ -76,7 +76,10 @@ pub fn format<R: Region, H: Host>(
         from_backup: false,
         owner: None,
     };
-    // From here until the end there is no filesystem: neither the old one nor the new.
+    // Both magics go before anything else: from here until the end there is no filesystem, neither the
+    // old one nor the new.
+    region.store(0, 0)?;
+    region.store(geometry.backup_offset(), 0)?;
     region.zero(0, 3 * PAGE)?;
     region.zero(geometry.backup_offset(), PAGE)?;
 
