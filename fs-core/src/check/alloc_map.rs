@@ -86,9 +86,14 @@ impl Checker<'_, '_> {
                     self.fix_frontier = true;
                 }
             }
-        } else if !self.fix_frontier {
-            // Left as it is: nothing can be said about the groups.
-            return Ok(());
+        } else if !self.fix_frontier || self.declined {
+            // Without it nothing can be said about the groups, and with something else left
+            // damaged its place cannot be computed: there may be pages behind the last one known.
+            if self.fix_frontier {
+                self.report.repaired = self.report.repaired.saturating_sub(1);
+            }
+            self.skip_accounts = true;
+            return self.note("allocation is left unchecked: the frontier cannot be trusted");
         }
         let mut tops: Vec<[Bits; 3]> = Vec::new();
         let mut free = 0u64;
@@ -171,10 +176,16 @@ impl Checker<'_, '_> {
             } else {
                 None
             };
-            if self.declined {
-                // Pages without owner may belong to what is left damaged.
-                for (b, r) in bits.iter_mut().zip(recorded) {
-                    *b |= if known && why.is_none() { r } else { 0 };
+            if self.declined && known {
+                // Pages without owner may belong to what is left damaged: they stay marked, and
+                // where the marks are lost, all pages are taken for marked.
+                let marks = if why.is_none() {
+                    recorded
+                } else {
+                    [u64::MAX; 8]
+                };
+                for (b, m) in bits.iter_mut().zip(marks) {
+                    *b |= m;
                 }
             }
             if let Some(why) = why {

@@ -116,9 +116,13 @@ pub(super) struct Checker<'a, 'e> {
     /// Where the search for a fresh page goes on.
     pub cursor: u64,
     pub desperate: bool,
+    /// Pages of a tree that is being replaced, for want of fresh ones.
+    pub pool: Vec<u64>,
     pub lost_found: Option<Ino>,
     /// Free pages, counted in the bitmaps.
     pub free_pages: u64,
+    /// They could not be counted.
+    pub skip_accounts: bool,
 }
 
 /// A pending set as found.
@@ -233,8 +237,10 @@ impl<'a, 'e> Checker<'a, 'e> {
             declined: false,
             cursor: 0,
             desperate: false,
+            pool: Vec::new(),
             lost_found: None,
             free_pages: 0,
+            skip_accounts: false,
         }
     }
 }

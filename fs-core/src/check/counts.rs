@@ -41,11 +41,16 @@ impl Checker<'_, '_> {
             _ => self.report.others = self.report.others.saturating_add(1),
         }
         let named = info.named > 0 || ino == ROOT_INO;
-        let nlink = match (is_dir, named) {
+        let mut nlink = match (is_dir, named) {
             (true, true) => info.subdirs.saturating_add(2),
             (true, false) => 0,
             (false, _) => info.named,
         };
+        // Names may be missing only because something was left damaged. Then links are not taken
+        // away: what has none is reclaimed.
+        if nlink < inode.nlink && (self.declined || !named) {
+            nlink = inode.nlink;
+        }
         let pending = info.marks & INTENT != 0
             || if inode.is_seal() {
                 info.marks & SEAL_NAMED == 0

@@ -36,6 +36,11 @@ impl Checker<'_, '_> {
     /// Claims a page nobody needs. First those that are also recorded as free: what lies in them
     /// is of no interest even if this repair is cut short. Then those that only nobody names.
     pub(super) fn fresh(&mut self, owner: Ino) -> Res<Option<u64>> {
+        while let Some(page) = self.pool.pop() {
+            if self.claims.claim(page, 1, owner).is_ok() {
+                return Ok(Some(page));
+            }
+        }
         loop {
             if self.cursor < self.geo.data_start {
                 self.cursor = self.geo.data_start;
@@ -52,7 +57,7 @@ impl Checker<'_, '_> {
             }
             self.cursor = page.saturating_add(1);
             let ready = self.frontier.is_none_or(|f| page / GROUP_PAGES < f.ready);
-            let usable = if self.desperate {
+            let usable = if self.desperate && !self.declined {
                 true
             } else if ready {
                 match self.recorded_bitmap(page / CHUNK_PAGES)? {

@@ -91,7 +91,7 @@ impl Checker<'_, '_> {
             Slot::Zero if ino == 0 || self.is_unused(ino) => return Ok(()),
             Slot::Zero => {
                 // With a shard lost nobody can tell which inodes were never used.
-                if self.shards_bad {
+                if self.inode_frontier.is_none() || self.shards.iter().any(Option::is_none) {
                     return Ok(());
                 }
                 String::from("zeros, though it was used")

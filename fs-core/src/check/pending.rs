@@ -77,9 +77,9 @@ impl Checker<'_, '_> {
             self.claims.release(*page, 1, ino);
         }
         if nodes.is_none() {
-            self.desperate = true;
-            self.cursor = 0;
+            self.pool = old.to_vec();
             nodes = self.put_records(&mut inode, records)?;
+            self.pool.clear();
         }
         let Some(nodes) = nodes else {
             return self.no_room(ino, "a pending set");

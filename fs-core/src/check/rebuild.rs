@@ -124,9 +124,9 @@ impl Checker<'_, '_> {
             for page in &old {
                 self.claims.release(*page, 1, ino);
             }
-            self.desperate = true;
-            self.cursor = 0;
+            self.pool.clone_from(&old);
             new = put(self, &mut inode)?;
+            self.pool.clear();
             if new.is_none() {
                 for page in &old {
                     let _ = self.claims.claim(*page, 1, ino);
