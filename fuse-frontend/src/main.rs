@@ -4,7 +4,7 @@
 use fs_core::Region as _;
 use fuse_frontend::options::{Command, Frontend, Options};
 use fuse_frontend::{daemon, logging, mountpoint, options, session};
-use host::{Access, Error, Kind, Program, Result, Spec, UserHost};
+use host::{Access, Error, Kind, Program, Result, UserHost};
 use std::process::ExitCode;
 
 const HELP: &str = include_str!("help.txt");
@@ -80,7 +80,7 @@ fn mount(options: &mut Options) -> Result<u8> {
 
 /// `-f`: everything but the mount.
 fn pretend(options: &Options) -> Result<u8> {
-    let spec = host::resolve::resolve(&Spec::parse(&options.spec)?)?;
+    let spec = host::resolve::resolve(&options.region()?)?;
     let region = host::open(&spec, Access::Inspect)?;
     let info = fs_core::probe(&region, &UserHost::new())
         .map_err(|e| Error::core(format!("cannot mount {spec}"), e))?;

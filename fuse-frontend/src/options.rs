@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0 OR GPL-2.0
 //! The command line: what mount(8) hands to a helper, and `-o` options.
 
-use host::{Error, Result};
+use host::{Error, Result, Spec};
 use nix::mount::MsFlags;
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -115,6 +115,18 @@ impl Default for Options {
 }
 
 impl Options {
+    /// The region, as the host understands it. `label=` and `uuid=` in small letters reach us
+    /// through mount(8) and fstab; the capital ones it keeps for itself, and finds block devices
+    /// only.
+    pub fn region(&self) -> Result<Spec> {
+        for (small, capital) in [("label=", "LABEL="), ("uuid=", "UUID=")] {
+            if let Some(value) = self.spec.strip_prefix(small) {
+                return Spec::parse(format!("{capital}{value}"));
+            }
+        }
+        Spec::parse(&self.spec)
+    }
+
     /// Is the mount to be read-only?
     #[must_use]
     pub fn read_only(&self) -> bool {
@@ -473,6 +485,18 @@ mod tests {
         options(&["a", "b", "c"]).expect_err("three");
         let o = options(&["--", "-a", "b"]).expect("after --");
         assert_eq!(o.spec, "-a");
+    }
+
+    #[test]
+    fn small_letters_reach_us_through_mount() {
+        let region = |spec: &str| options(&[spec, "b"]).and_then(|o| o.region()).expect(spec);
+        assert_eq!(region("label=images"), Spec::Label("images".into()));
+        assert_eq!(region("LABEL=images"), Spec::Label("images".into()));
+        assert_eq!(
+            region("uuid=123e4567-e89b-42d3-a456-426614174000"),
+            region("UUID=123e4567e89b42d3a456426614174000")
+        );
+        assert_eq!(region("./label=x"), Spec::Path("./label=x".into()));
     }
 
     #[test]

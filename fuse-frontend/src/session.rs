@@ -6,7 +6,7 @@ use crate::mountpoint::{self, Unmounted, Users};
 use crate::options::Options;
 use fs_core::{MountOptions, OwnerKind, Region as _, SetAttr, ROOT_INO};
 use fuser::{Config, Session, SessionACL};
-use host::{Access, Error, Kind, Result, Spec, UserHost, UserRegion, Volume};
+use host::{Access, Backing, Error, Kind, Result, UserHost, UserRegion, Volume};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::statfs::{statfs, FUSE_SUPER_MAGIC};
 use parking_lot::{Condvar, Mutex};
@@ -28,7 +28,7 @@ fn default_threads() -> usize {
 
 /// Opens the region and mounts the filesystem in it.
 fn open_volume(options: &Options) -> Result<Arc<Volume<UserRegion>>> {
-    let spec = host::resolve::resolve(&Spec::parse(&options.spec)?)?;
+    let spec = host::resolve::resolve(&options.region()?)?;
     // Read-only mounts write the mount marker, and what a crash left in the journal.
     let region = host::open(&spec, Access::ReadWrite)?;
     let len = region.len();
@@ -186,6 +186,13 @@ fn serve(
     if volume.is_read_only() && !options.read_only() {
         log::warn!(
             "{}: mounted read-only because of damage or features unknown here",
+            volume.fs().region().name()
+        );
+    }
+
+    if volume.fs().region().backing() == Backing::Block {
+        log::warn!(
+            "{}: writes pass the device's page cache: unmount it, or sync, before a kexec",
             volume.fs().region().name()
         );
     }
