@@ -89,7 +89,8 @@ pub enum Spec {
 impl Spec {
     /// Reads a SPEC:
     ///
-    /// - `LABEL=name`, `UUID=…` (quotes around the value are taken off);
+    /// - `LABEL=name`, `UUID=…` (quotes around the value are taken off), or in small letters, as
+    ///   /etc/fstab has them for mount(8) and so for fsck(8);
     /// - `ADDR+SIZE`, or as the kernel's command line says it, `SIZE$ADDR` and `SIZE!ADDR`, also
     ///   with `memmap=` in front; numbers as [`size::parse`] reads them;
     /// - anything else is a path. A file whose name looks like the above is written `./1G+1G`.
@@ -99,21 +100,23 @@ impl Spec {
             return Err(Error::usage("the region's name is empty"));
         }
         let path = || Ok(Spec::Path(PathBuf::from(os)));
-        if os.as_bytes().contains(&b'/') && !os.as_bytes().starts_with(b"LABEL=") {
+        let is_label = |tag: &[u8]| os.as_bytes().starts_with(tag);
+        if os.as_bytes().contains(&b'/') && !is_label(b"LABEL=") && !is_label(b"label=") {
             return path();
         }
         let Some(text) = os.to_str() else {
             return path();
         };
-        if let Some(label) = text.strip_prefix("LABEL=") {
+        let value = |upper, lower| text.strip_prefix(upper).or(text.strip_prefix(lower));
+        if let Some(label) = value("LABEL=", "label=") {
             let label = unquote(label);
             if label.is_empty() {
                 return Err(Error::usage("LABEL= without a label"));
             }
             return Ok(Spec::Label(label.into()));
         }
-        if let Some(text) = text.strip_prefix("UUID=") {
-            return uuid::parse(unquote(text)).map(Spec::Uuid);
+        if let Some(id) = value("UUID=", "uuid=") {
+            return uuid::parse(unquote(id)).map(Spec::Uuid);
         }
         for tag in ["PARTUUID=", "PARTLABEL=", "ID="] {
             if text.starts_with(tag) {
@@ -237,7 +240,9 @@ mod tests {
             "memmap=1G@4G",
             "memmap=64M",
             "LABEL=",
+            "label=",
             "UUID=x",
+            "uuid=x",
             "PARTUUID=1",
             "",
         ] {
@@ -267,20 +272,26 @@ mod tests {
 
     #[test]
     fn tags() {
-        for text in ["LABEL=data", "LABEL=\"data\"", "LABEL='data'"] {
+        for text in ["LABEL=data", "LABEL=\"data\"", "LABEL='data'", "label=data"] {
             assert_eq!(Spec::parse(text).expect(text), Spec::Label("data".into()));
         }
         assert_eq!(
             Spec::parse("LABEL=a/b").expect("label"),
             Spec::Label("a/b".into())
         );
-        let id = "123e4567-e89b-42d3-a456-426614174000";
         assert_eq!(
-            Spec::parse(format!("UUID={}", id.to_uppercase()))
-                .expect("uuid")
-                .to_string(),
-            format!("UUID={id}")
+            Spec::parse("label=a/b").expect("label"),
+            Spec::Label("a/b".into())
         );
+        let id = "123e4567-e89b-42d3-a456-426614174000";
+        for tag in ["UUID", "uuid"] {
+            assert_eq!(
+                Spec::parse(format!("{tag}={}", id.to_uppercase()))
+                    .expect("uuid")
+                    .to_string(),
+                format!("UUID={id}")
+            );
+        }
     }
 
     #[test]

@@ -17,7 +17,7 @@ Where SPEC is one of
 Examples
   Memory that the kernel leaves alone (memmap=1G$4G on its command line):
       mkfs.rpramfs -L state 4G+1G
-      mount -t rpramfs LABEL=state /mnt
+      mount -t rpramfs label=state /mnt
   To try it without reserving anything:
       mkfs.rpramfs /tmp/region 256M
       mount -t rpramfs /tmp/region /mnt
@@ -39,7 +39,7 @@ pub struct Args {
     /// Size of a regular file that is created, or made longer (64M, 1G)
     pub size: Option<String>,
 
-    /// Label, up to 32 bytes, to mount by LABEL=
+    /// Label, up to 32 bytes, to mount by label=
     #[arg(short = 'L', long, value_name = "LABEL")]
     pub label: Option<Label>,
 

@@ -161,7 +161,8 @@ impl fmt::Display for Report {
         }
         let by_tag = self.physical.is_some() && !self.label.is_empty();
         let source = if by_tag {
-            format!("LABEL={}", self.label)
+            // In capitals mount(8) would look for it among block devices.
+            format!("label={}", self.label)
         } else {
             self.spec.clone()
         };
