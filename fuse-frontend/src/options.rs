@@ -379,6 +379,8 @@ fn apply(options: &mut Options, option: &str) -> Result<()> {
             | "lazytime" | "nolazytime" | "iversion" | "noiversion",
             _,
         ) => {}
+        // What the kernel lists of a FUSE mount, as mount(8) gives it back for a remount.
+        ("user_id" | "group_id" | "max_read" | "blksize", Some(_)) => {}
         (x, _) if x.starts_with("x-") || x.starts_with("X-") => {}
         _ if options.sloppy => {}
         ("uid" | "gid" | "mode" | "threads", None) => {
@@ -438,6 +440,13 @@ mod tests {
         assert!(o.flags.contains(MsFlags::MS_NOSUID | MsFlags::MS_NODEV));
         let o = options(&["a", "b", "-o", "suid,dev"]).expect("valid");
         assert!(!o.flags.intersects(MsFlags::MS_NOSUID | MsFlags::MS_NODEV));
+    }
+
+    #[test]
+    fn a_remount_brings_what_the_kernel_lists() {
+        let list = "remount,ro,nosuid,user_id=0,group_id=0,default_permissions,allow_other";
+        let options = options(&["a", "b", "-o", list, "-t", "fuse.rpramfs"]).expect("remount");
+        assert!(options.remount && options.read_only());
     }
 
     #[test]

@@ -124,6 +124,8 @@ fn own(tools: &Tools, contents: &Contents) -> Result<Archive> {
         for (place, file) in tools.rpramfs()? {
             archive.file(place, &file)?;
         }
+        // For a remount of what /etc/fstab does not name: its type is fuse.rpramfs then.
+        archive.link("usr/sbin/mount.fuse.rpramfs", "mount.rpramfs");
     }
     for (place, file) in &contents.files {
         archive.file(place, file)?;
