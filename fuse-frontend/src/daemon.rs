@@ -42,7 +42,7 @@ pub fn start() -> Result<u8> {
         .arg0(NAME)
         .args(std::env::args_os().skip(1))
         .env(VARIABLE, "1")
-        .stdin(Stdio::null())
+        .stdin(nowhere().map_err(failed)?)
         .stdout(Stdio::piped())
         .spawn()
         .map_err(failed)?;
@@ -70,6 +70,7 @@ pub fn start() -> Result<u8> {
 /// The daemon: mounts, reports, serves.
 pub fn run(options: &Options) -> u8 {
     std::env::remove_var(VARIABLE);
+    close_inherited();
     // Fails only for a group leader, which a fresh child is not.
     let _ = nix::unistd::setsid();
     let failed = session::run(options, || {
@@ -94,12 +95,36 @@ fn detach() -> std::io::Result<()> {
     let mut stdout = std::io::stdout();
     stdout.write_all(READY.as_bytes())?;
     stdout.flush()?;
-    let null = File::options().read(true).write(true).open("/dev/null")?;
+    let null = nowhere()?;
     nix::unistd::dup2_stdin(&null)?;
     nix::unistd::dup2_stderr(&null)?;
     // Last: this closes the pipe.
     nix::unistd::dup2_stdout(&null)?;
     Ok(())
+}
+
+/// Closes what the caller had open: a pipe that the daemon held would never end for its reader.
+/// Nothing of our own is open yet but stdin, stdout and stderr.
+fn close_inherited() {
+    let Ok(open) = std::fs::read_dir("/proc/self/fd") else {
+        return;
+    };
+    let open: Vec<i32> = open
+        .flatten()
+        .filter_map(|e| e.file_name().to_str()?.parse().ok())
+        .filter(|fd| *fd > 2)
+        .collect();
+    for fd in open {
+        // The one that listed them is closed already.
+        let _ = nix::unistd::close(fd);
+    }
+}
+
+/// Something to have for stdin, stdout and stderr: an early initramfs may have no `/dev/null`. The
+/// root directory can be neither read nor written, and is held by the daemon in any case.
+fn nowhere() -> std::io::Result<File> {
+    let null = File::options().read(true).write(true).open("/dev/null");
+    null.or_else(|_| File::open("/"))
 }
 
 /// A daemon killed for want of memory would take the mount with it.

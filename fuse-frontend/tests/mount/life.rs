@@ -51,6 +51,23 @@ fn the_daemon_is_left_alone_by_systemd_and_the_mount_named_as_asked() {
 }
 
 #[test]
+fn nothing_of_the_caller_is_held() {
+    if unable() {
+        return;
+    }
+    let mut mount = Mount::unmounted(64 << 20);
+    // A pipe that the daemon inherited would never end for its reader.
+    let (from, to) = nix::unistd::pipe().expect("pipe");
+    mount.mount("");
+    drop(to);
+    let mut rest = Vec::new();
+    File::from(from)
+        .read_to_end(&mut rest)
+        .expect("the pipe ends");
+    assert!(rest.is_empty());
+}
+
+#[test]
 fn a_killed_daemon_loses_nothing() {
     if unable() {
         return;
