@@ -123,12 +123,12 @@ pub fn carry(lab: &Lab, options: &Options) -> Result<Report> {
         }
     };
     let (old, new) = (boot(&options.from), boot(&options.to));
+    let time = Timeline::start();
     lab.prepare(&old)?;
     lab.prepare(&new)?;
     let accel = lab.accel()?.name();
     let mut report = Report::default();
-
-    let time = Timeline::start();
+    time.say("kernels, programs and tools are at hand");
     let guest = lab.boot(&old)?;
     report.kernel_from = guest.release();
     time.say(format!(
@@ -188,12 +188,13 @@ pub fn carry(lab: &Lab, options: &Options) -> Result<Report> {
     let start = Instant::now();
     for app in APPS.iter().rev() {
         dump(&guest, app)?;
+        time.say(format!("{} is checkpointed", app.name));
     }
     report.seconds.dump = start.elapsed().as_secs_f64();
     let size = guest.run(format!("du -shx {MOUNT} | cut -f1"))?;
     let seconds = report.seconds.dump;
     time.say(format!(
-        "checkpointed into the region in {seconds:.2} s: {}",
+        "both in the region after {seconds:.2} s: {}",
         size.trim()
     ));
     if options.unmount {
@@ -225,6 +226,7 @@ pub fn carry(lab: &Lab, options: &Options) -> Result<Report> {
     let start = Instant::now();
     for app in APPS {
         restore(&guest, app)?;
+        time.say(format!("{} is restored", app.name));
     }
     report.seconds.restore = start.elapsed().as_secs_f64();
     release_packets(&guest)?;

@@ -53,10 +53,10 @@ fn built(name: &str) -> PathBuf {
     host::target().join(TARGET).join("tools").join(name)
 }
 
-/// Builds packages as static programs, silently if there is nothing to do.
+/// Builds packages as static programs. Cargo may have to wait for another one: let it say so.
 pub fn build(packages: &[&str]) -> Result<()> {
     let mut cargo = host::cargo();
-    cargo.args(["build", "--quiet", "--profile", "tools", "--target", TARGET]);
+    cargo.args(["build", "--profile", "tools", "--target", TARGET]);
     packages.iter().for_each(|package| {
         cargo.args(["-p", package]);
     });
