@@ -292,13 +292,13 @@ fn concurrency_churn() {
         drain(&fs).expect("drain");
         let tree = walk(&fs, &[]).expect("walk");
         audit(&fs, &tree).expect("audit");
-        checker::clean_now(&mem, &host).expect("clean");
+        checker::clean(&mem, &host).expect("clean");
         drop(fs);
         let fs = mount(&mem, host.reborn()).expect("mount again");
         let again = walk(&fs, &[]).expect("walk again");
         assert_eq!(rpramfs_tests::tree::diff(&tree, &again), None);
         empty(&fs).expect("empty");
-        checker::clean_now(&mem, &host).expect("clean when empty");
+        checker::clean(&mem, &host).expect("clean when empty");
     }
 }
 
@@ -348,7 +348,7 @@ fn concurrency_crash() {
                 if !host.reports().is_empty() {
                     return Err(format!("corruption: {:?}", host.reports()));
                 }
-                checker::clean_now(&scratch, &host)?;
+                checker::clean(&scratch, &host)?;
                 empty(&fs)
             })
             .and_then(|r| r)

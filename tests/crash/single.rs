@@ -550,7 +550,9 @@ fn writes() -> Vec<Case> {
         Case::new("overwrite bytes", base, |w| write(w, "f", 100, 50, 9)).loose(&["f"]),
         Case::new("overwrite all", base, |w| write(w, "f", 0, 10_000, 9)).loose(&["f"]),
         Case::new("overwrite in place", base, |w| {
-            w.overwrite(resolve(w, "f")?, 5, &[7; 6000])
+            // Only a file whose time is this tick's is overwritten without a transaction.
+            write(w, "f", 0, 1, 9)?;
+            w.overwrite(resolve(w, "f")?, 8, &[7; 6000])
                 .map(|done| assert!(done))
         })
         .loose(&["f"]),
@@ -676,18 +678,18 @@ fn allocations() -> Vec<Case> {
             ALLOCATE,
             12_288,
             4096,
-            false,
+            true,
         ),
-        ("allocate bytes of a page", ALLOCATE, 12_300, 10, false),
-        ("allocate over all", ALLOCATE, 0, 40_960, false),
+        ("allocate bytes of a page", ALLOCATE, 12_300, 10, true),
+        ("allocate over all", ALLOCATE, 0, 40_960, true),
         ("allocate 200 pages", ALLOCATE, 0, 819_200, true),
-        ("allocate, keeping the size", KEEP, 0, 40_960, false),
+        ("allocate, keeping the size", KEEP, 0, 40_960, true),
         ("punch a page", PUNCH, 4096, 4096, false),
         ("punch bytes", PUNCH, 5000, 100, true),
         ("punch all", PUNCH, 0, 12_288, false),
         ("punch over edges", PUNCH, 3000, 6000, true),
         ("punch behind the end", PUNCH, 20_000, 6000, false),
-        ("zero a page", ZERO, 4096, 4096, false),
+        ("zero a page", ZERO, 4096, 4096, true),
         ("zero bytes", ZERO, 5000, 100, true),
         ("zero over edges and the end", ZERO, 3000, 30_000, true),
         (

@@ -558,6 +558,7 @@ impl<'a> Run<'a> {
         let tree = walk(self.fs(), &orphans)?;
         self.model.compare(&tree).map_or(Ok(()), Err)?;
         audit(self.fs(), &tree)?;
+        checker::clean(self.mem, &self.host)?;
         let bad = self.host.reports();
         if bad.is_empty() {
             Ok(())
@@ -671,7 +672,7 @@ impl<'a> Run<'a> {
             }
         }
         empty(self.fs()).map_err(|e| format!("deleting everything: {e}"))?;
-        checker::clean_now(self.mem, &self.host)
+        checker::clean(self.mem, &self.host).map(drop)
     }
 }
 

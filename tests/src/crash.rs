@@ -106,6 +106,8 @@ pub struct Effort {
     pub orders: Vec<WordOrder>,
     /// Of the states in which recovery has something to do, stop recovery itself in one of so many.
     pub recovery_one_in: u64,
+    /// Stop it at so many of its stores at most, chosen at random.
+    pub recovery_stops: usize,
     /// In one of so many states create, write and delete everything.
     pub empty_one_in: u64,
     /// Threads.
@@ -120,6 +122,7 @@ impl Effort {
             bulk: 2,
             orders: vec![WordOrder::Forward],
             recovery_one_in: 24,
+            recovery_stops: 40,
             empty_one_in: 8,
             threads: threads(),
         }
@@ -137,6 +140,7 @@ impl Effort {
                 WordOrder::Shuffled(2),
             ],
             recovery_one_in: 2,
+            recovery_stops: usize::MAX,
             empty_one_in: 1,
             threads: threads(),
         }
@@ -435,7 +439,11 @@ fn run_case(case: &Case, effort: &Effort) -> Tally {
                     log = tape.stop();
                 }
                 let inner = log.ordered(*order);
-                for j in log.points(effort.bulk, 8) {
+                let mut stops = log.points(effort.bulk, 8);
+                while stops.len() > effort.recovery_stops {
+                    stops.swap_remove(rng.below(stops.len() as u64) as usize);
+                }
+                for j in stops {
                     scratch.reset(&rolling.mem);
                     for s in &inner[..j] {
                         scratch.store(s.off, s.new).expect("inside");
@@ -518,13 +526,13 @@ fn look(
     if !host.reports().is_empty() {
         return Err(format!("corruption reported: {:?}", host.reports()));
     }
-    crate::checker::clean_now(region, &host).map_err(|e| format!("after recovery: {e}"))?;
+    crate::checker::clean(region, &host).map_err(|e| format!("after recovery: {e}"))?;
     if let Some(salt) = deep {
         churn(&fs, salt)?;
         let tree = walk(&fs, &[]).map_err(|e| format!("after new work: {e}"))?;
         audit(&fs, &tree).map_err(|e| format!("after new work: {e}"))?;
         empty(&fs).map_err(|e| format!("deleting everything: {e}"))?;
-        crate::checker::clean_now(region, &host).map_err(|e| format!("when emptied: {e}"))?;
+        crate::checker::clean(region, &host).map_err(|e| format!("when emptied: {e}"))?;
     }
     let held = host.held();
     if !held.is_empty() {

@@ -80,20 +80,35 @@ fn system_inode(n: u64) -> u64 {
     SYSTEM + 256 * (2 + n)
 }
 
-/// Region offset of an inode, as long as the table has few extents.
+/// Region offset of an inode, by the inode table as docs/LAYOUT.md describes it.
 fn inode<R: Region>(fs: &Fs<R, impl Host>, ino: Ino) -> Option<u64> {
     let table = system_inode(0);
-    let format = word(fs, table + 136) & 0xff;
-    let count = word(fs, table + 136) >> 16 & 0xffff;
-    if format != 0 {
-        return None;
-    }
-    (0..count).find_map(|i| {
-        let at = table + 144 + 24 * i;
+    let body = word(fs, table + 136);
+    let want = ino / 16;
+    let in_record = |at: u64| {
         let (key, page, len) = (word(fs, at), word(fs, at + 8), word(fs, at + 16) << 1 >> 1);
-        let p = (ino / 16).checked_sub(key)?;
+        let p = want.checked_sub(key)?;
         (p < len).then(|| (page + p) * 4096 + ino % 16 * 256)
-    })
+    };
+    if body & 0xff == 0 {
+        return (0..body >> 16 & 0xffff).find_map(|i| in_record(table + 144 + 24 * i));
+    }
+    let mut node = word(fs, table + 144) * 4096;
+    loop {
+        let (level, count) = (
+            word(fs, node + 24) >> 8 & 0xff,
+            word(fs, node + 24) >> 16 & 0xffff,
+        );
+        if level == 0 {
+            return (0..count).find_map(|i| in_record(node + 256 + 24 * i));
+        }
+        // The last child whose lower bound is not above; the first one's bound does not count.
+        let child = (1..count)
+            .take_while(|i| word(fs, node + 256 + 16 * i) <= want)
+            .last()
+            .unwrap_or(0);
+        node = word(fs, node + 256 + 16 * child + 8) * 4096;
+    }
 }
 
 /// Every page is free or somebody's, as docs/LAYOUT.md counts them: `tree` is all there is.
@@ -110,13 +125,16 @@ pub fn audit<R: Region>(fs: &Fs<R, impl Host>, tree: &Tree) -> std::result::Resu
     let mut pages: u64 = tree.values().map(|n| n.pages).sum();
     let system: u64 = (0..9).map(|n| word(fs, system_inode(n) + 48)).sum();
     for (ino, _) in tree.iter().filter(|(_, n)| n.sealed) {
-        let at = inode(fs, *ino).ok_or("the inode table is a tree: cannot follow seals")?;
+        let at = inode(fs, *ino).ok_or("an inode outside the inode table")?;
         let seal = word(fs, at + 128);
         if seal == 0 {
             return Err(format!("inode {ino} is sealed, without a seal"));
         }
         inodes += 1;
-        pages += word(fs, inode(fs, seal).ok_or("the inode table is a tree")? + 48);
+        pages += word(
+            fs,
+            inode(fs, seal).ok_or("a seal outside the inode table")? + 48,
+        );
     }
     let total = data_end - data_start;
     if stat.free + pages + system != total {

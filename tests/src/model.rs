@@ -1318,7 +1318,7 @@ impl Inode {
 
     /// Makes `from..to` read as zeros; the size stays.
     fn clear(&mut self, from: u64, to: u64, how: Clear) {
-        let Kind::File { pages, .. } = &mut self.kind else {
+        let Kind::File { pages, size } = &mut self.kind else {
             return;
         };
         if from >= to {
@@ -1347,6 +1347,10 @@ impl Inode {
                         page.seen = Seen::Maybe;
                     }
                 }
+            } else if start == 0 && to >= *size {
+                // All that can be seen of the last page: it may go, as far as it goes for others.
+                page.bytes = None;
+                page.seen = Seen::Maybe;
             } else if let Some(b) = &mut page.bytes {
                 b[start as usize..end as usize].fill(0);
             } else if page.seen == Seen::Unwritten && how == Clear::Copied {
