@@ -4,22 +4,35 @@
 //! A new group of measures is a function and a line in [`GROUPS`].
 
 mod criu;
+mod program;
 mod stats;
 
 use crate::host;
 use anyhow::{bail, Result};
 use clap::Args;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::fs;
 
 pub use stats::Pairs;
 
 /// Each group is written to `target/bench/NAME.json`.
-const GROUPS: &[Group] = &[Group {
-    name: "criu",
-    about: "checkpoint and restore of a 256 MiB process, mount against tmpfs",
-    run: criu::run,
-}];
+const GROUPS: &[Group] = &[
+    Group {
+        name: "core",
+        about: "the core against memcpy; mkfs and mount of a large region against a small one",
+        run: program::core,
+    },
+    Group {
+        name: "fuse",
+        about: "1 MiB reads and writes, mount against tmpfs and against an empty FUSE loop",
+        run: program::fuse,
+    },
+    Group {
+        name: "criu",
+        about: "checkpoint and restore of a 256 MiB process, mount against tmpfs",
+        run: criu::run,
+    },
+];
 
 struct Group {
     name: &'static str,
@@ -28,12 +41,12 @@ struct Group {
 }
 
 /// One line of the results.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Deserialize, Serialize)]
 pub struct Measure {
     pub measure: String,
     /// The median of ours.
     pub value: f64,
-    pub unit: &'static str,
+    pub unit: String,
     /// The median of what we are compared with.
     pub baseline: f64,
     /// Ours ÷ baseline: the median over the rounds, each of which measured both.

@@ -24,7 +24,7 @@ impl Pairs {
         Measure {
             measure: measure.into(),
             value: median(&self.0.iter().map(|pair| pair.0).collect::<Vec<_>>()),
-            unit,
+            unit: unit.to_string(),
             baseline: median(&self.0.iter().map(|pair| pair.1).collect::<Vec<_>>()),
             ratio,
             spread: (largest - smallest) / ratio,
