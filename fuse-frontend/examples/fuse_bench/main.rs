@@ -99,8 +99,9 @@ fn stage(a: &Arguments) -> Result<Stage, Box<dyn Error>> {
     )?;
 
     let region = dir.join("region");
-    // Room for the file twice: rewritten in place, and written anew.
-    File::create(&region)?.set_len(((a.size * 5 / 2 + 64) * MIB) as u64)?;
+    // Room for the file twice, rewritten in place and written anew, and little more: as much memory
+    // for the caches of the CPU as the empty loop has.
+    File::create(&region)?.set_len(((a.size * 2 + 16) * MIB) as u64)?;
     run(Command::new(&a.mkfs).arg("-q").arg(&region))?;
     let threads = format!("threads={}", a.threads);
     let options = if a.options.is_empty() {
@@ -113,7 +114,7 @@ fn stage(a: &Arguments) -> Result<Stage, Box<dyn Error>> {
         .args(["-o", &options]))?;
 
     let image = dir.join("image");
-    File::create(&image)?.set_len((a.size * MIB) as u64)?;
+    File::create(&image)?.set_len((2 * a.size * MIB) as u64)?;
     let child = Command::new(std::env::current_exe()?)
         .arg("--empty-loop")
         .args([&image, &dir.join("empty")])
@@ -202,6 +203,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     let words: Vec<String> = std::env::args().collect();
     if let [_, word, image, dir, threads] = words.as_slice() {
         if word == "--empty-loop" {
+            // As the daemon is: the scheduler weighs sessions against each other.
+            nix::unistd::setsid()?;
             return empty_loop::serve(Path::new(image), Path::new(dir), threads.parse()?);
         }
     }
@@ -229,14 +232,27 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut read = [const { Vec::new() }; 3];
     let mut fresh = [const { Vec::new() }; 3];
     let files = [open(kinds[0])?, open(kinds[1])?, open(kinds[2])?];
-    // Warm up: every page is there before anything is counted.
+    // Warm up: every page of the region is there, and mapped by the daemon, before anything is
+    // counted, as reserved memory is.
+    let fill = stage.dir.join("ours").join("fill");
+    let file = File::create_new(&fill)?;
+    let mut at = 0;
+    while file.write_all_at(buffer, at).is_ok() {
+        at += MIB as u64;
+    }
+    drop(file);
+    fs::remove_file(&fill)?;
     for file in &files {
         for from in (0..a.size).step_by(SLICE) {
             timed(from, |at| file.write_all_at(buffer, at))?;
         }
     }
+    for from in (a.size..2 * a.size).step_by(SLICE) {
+        timed(from, |at| files[2].write_all_at(buffer, at))?;
+    }
     for round in 0..a.rounds {
-        // A new file beside it, as a checkpoint writes; the empty loop has only one.
+        // A new file beside it, as a checkpoint writes; the empty loop has only one, of
+        // twice the size.
         let new: Vec<PathBuf> = kinds[..2]
             .iter()
             .map(|kind| stage.dir.join(kind).join("new"))
@@ -249,7 +265,10 @@ fn main() -> Result<(), Box<dyn Error>> {
                 let file = &files[kind];
                 rewrite[kind].push(timed(from, |at| file.write_all_at(buffer, at))?);
                 read[kind].push(timed(from, |at| file.read_exact_at(buffer, at))?);
-                let file = made.get(kind).unwrap_or(file);
+                let (file, from) = match made.get(kind) {
+                    Some(file) => (file, from),
+                    None => (file, a.size + from),
+                };
                 fresh[kind].push(timed(from, |at| file.write_all_at(buffer, at))?);
             }
         }
