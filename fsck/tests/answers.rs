@@ -154,7 +154,6 @@ fn without_a_free_page() {
         at += n as u64;
     }
     fs.unmount().expect("unmount");
-    drop(fs);
     let before = read_tree(&region).expect("tree");
     let host = UserHost::new();
     let nodes = {

@@ -257,11 +257,14 @@ fn each_target(select: &dyn Fn(usize) -> bool) {
                 );
                 restore(&region, &image);
                 region.write(t.off, &bytes).expect("write");
+                // One flipped bit is found by its checksum and set right: nothing is lost.
+                let flip = way.starts_with("bit") && !fixed && t.len == 256;
                 let must = !fixed
                     && (matches!(t.sum, Sum::Field)
                         || t.name.contains("superblock")
                         || t.name.contains("sector"));
-                check_one(&region, &what, &t.lossy, &before, must);
+                let lossy = if flip { &[][..] } else { &t.lossy };
+                check_one(&region, &what, lossy, &before, must);
                 damages += 1;
             }
         }

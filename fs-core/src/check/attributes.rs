@@ -181,6 +181,20 @@ impl Checker<'_, '_> {
             return Ok(());
         }
         let block_off = inode.xattr.saturating_mul(PAGE);
+        if self.geo.is_data(inode.xattr, 1) {
+            let page = self.store.page(inode.xattr)?;
+            if !self.store.intact(block_off, page.as_slice(), XATTR_MAGIC) {
+                if let Some(right) = self.store.mended(block_off, &page, XATTR_MAGIC) {
+                    let f = Finding::new(Structure::Attribute, block_off, "one bit flipped")
+                        .of(inode.ino)
+                        .fix("set right")
+                        .harmless();
+                    if self.find(&f)? {
+                        self.stage_bytes(block_off, page.as_slice(), right.as_slice())?;
+                    }
+                }
+            }
+        }
         let block = match AttributeBlock::load(&self.store, &self.geo, inode)? {
             Ok(block) => match self.claims.claim(block.page, 1, inode.ino) {
                 Ok(()) => Ok(block),

@@ -72,6 +72,12 @@ pub(super) const ON_WAY: u8 = 16;
 /// The caller wants its tree left as it is.
 pub(super) const LEFT: u8 = 32;
 
+/// Freed by this check; taken out of the list at the end of the phase.
+pub(super) const GONE: u8 = 64;
+
+/// Entries to be added to a directory: inode, type and name by key.
+pub(super) type Added = BTreeMap<u64, (Ino, u8, Vec<u8>)>;
+
 /// What could be read of a damaged tree.
 #[derive(Debug, Default)]
 pub(super) struct Damaged {
@@ -109,6 +115,10 @@ pub(super) struct Checker<'a, 'e> {
     pub changed: BTreeMap<Ino, Vec<Record>>,
     /// Directories whose entries changed.
     pub dirs: BTreeMap<Ino, DirList>,
+    /// Entries to be added to them.
+    pub added: BTreeMap<Ino, Added>,
+    /// Directories whose entries in them are to be removed.
+    pub removed: BTreeMap<Ino, BTreeSet<Ino>>,
     /// Records of the pending sets.
     pub pending: Vec<PendingSet>,
     /// Something was left unrepaired on request: pages without owner may belong to it.
@@ -233,6 +243,8 @@ impl<'a, 'e> Checker<'a, 'e> {
             damaged: BTreeMap::new(),
             changed: BTreeMap::new(),
             dirs: BTreeMap::new(),
+            added: BTreeMap::new(),
+            removed: BTreeMap::new(),
             pending: Vec::new(),
             declined: false,
             cursor: 0,
@@ -316,16 +328,33 @@ impl Checker<'_, '_> {
         }
     }
 
+    /// Stages the sectors in which `new` differs from the bytes that lie at `off`, a multiple of
+    /// 256.
+    pub fn stage_bytes(&mut self, off: u64, old: &[u8], new: &[u8]) -> Res<()> {
+        let size = SECTOR as usize;
+        for (i, (old, new)) in old.chunks(size).zip(new.chunks(size)).enumerate() {
+            if old != new {
+                let at = off.saturating_add(i as u64 * SECTOR);
+                let mut sector = self.store.sector(at)?;
+                if let Some(part) = sector.get_mut(..new.len()) {
+                    part.copy_from_slice(new);
+                }
+                self.store.stage(at, &sector);
+            }
+        }
+        Ok(())
+    }
+
     /// What is known of an inode in use.
     pub fn info(&self, ino: Ino) -> Option<&Info> {
         let i = self.inodes.binary_search_by_key(&ino, |i| i.ino).ok()?;
-        self.inodes.get(i)
+        self.inodes.get(i).filter(|i| i.marks & GONE == 0)
     }
 
     /// The same, to be changed.
     pub fn info_mut(&mut self, ino: Ino) -> Option<&mut Info> {
         let i = self.inodes.binary_search_by_key(&ino, |i| i.ino).ok()?;
-        self.inodes.get_mut(i)
+        self.inodes.get_mut(i).filter(|i| i.marks & GONE == 0)
     }
 
     /// Region offset of an inode of the table.
@@ -357,31 +386,46 @@ impl Checker<'_, '_> {
         }
     }
 
-    /// Makes an inode of the table free. Its pages are given up by whoever claimed them.
+    /// Takes the inodes that were freed out of the lists.
+    pub fn sweep(&mut self) {
+        self.inodes.retain(|i| i.marks & GONE == 0);
+        self.free.sort_unstable();
+        self.free.dedup();
+    }
+
+    /// Makes an inode of the table free. Its pages are given up by whoever claimed them, and the
+    /// caller sweeps in the end.
     pub fn free_inode(&mut self, ino: Ino, generation: u32) {
         let Some(offset) = self.inode_offset(ino) else {
             return;
         };
         let inode = Inode::free(offset, ino, generation);
         self.put_inode(&inode);
-        if let Ok(i) = self.inodes.binary_search_by_key(&ino, |i| i.ino) {
-            self.inodes.remove(i);
+        if let Some(info) = self.info_mut(ino) {
+            info.marks |= GONE;
         }
-        if let Err(i) = self.free.binary_search(&ino) {
-            self.free.insert(i, ino);
-        }
+        self.free.push(ino);
         self.last_formatted = self.last_formatted.max(ino);
         self.shards_bad = true;
     }
 
     /// Tells the faults of a tree; `true`: rebuild it.
+    ///
+    /// Where flipped bits are all that is wrong, they are set right here.
     pub fn find_faults(&mut self, ino: Ino, scan: &tree::Scan, repair: &str) -> Res<bool> {
+        let mend = scan.only_mends();
         let mut fix = true;
         for fault in &scan.faults {
-            let f = Finding::new(super::Structure::Node, fault.offset, fault.what.clone())
+            let mut f = Finding::new(super::Structure::Node, fault.offset, fault.what.clone())
                 .of(ino)
-                .fix(repair);
+                .fix(if mend { "set right" } else { repair });
+            f.harmless = mend;
             fix &= self.find(&f)?;
+        }
+        if mend && fix {
+            for (off, sector) in &scan.mends {
+                self.store.stage(*off, sector);
+            }
         }
         let more = scan.fault_count.saturating_sub(scan.faults.len() as u64);
         if more > 0 {

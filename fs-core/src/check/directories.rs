@@ -7,10 +7,11 @@ use super::report::{Finding, Phase, Structure};
 use super::tree;
 use crate::layout::{self, iflag};
 use crate::types::{self, Ino, NAME_MAX, ROOT_INO};
-use alloc::collections::BTreeSet;
+use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
+use core::ops::RangeInclusive;
 
 /// A name as people can read it.
 pub(super) fn readable(name: &[u8]) -> String {
@@ -56,7 +57,8 @@ impl Checker<'_, '_> {
         if damaged || left {
             list.entries.sort_by_key(|e| e.key);
         }
-        let mut keys: BTreeSet<u64> = BTreeSet::new();
+        // Keys taken, and where in `out` their entries are.
+        let mut keys: BTreeMap<u64, usize> = BTreeMap::new();
         let mut out: Vec<Entry> = Vec::with_capacity(list.entries.len());
         let mut changed = damaged;
         // Entries under the right key first: they keep it.
@@ -97,19 +99,23 @@ impl Checker<'_, '_> {
                     continue;
                 }
                 changed = true;
-                match (base..base | 0x100).take(256).find(|k| !keys.contains(k)) {
+                match (base..base | 0x100)
+                    .take(256)
+                    .find(|k| !keys.contains_key(k))
+                {
                     Some(k) => e.key = k,
                     None => drop = Some(String::from("has too many equals")),
                 }
             }
             let twin = keys
                 .range(e.key & !0xff..=e.key | 0xff)
-                .filter_map(|k| out.iter().rev().find(|o| o.key == *k))
+                .filter_map(|(_, i)| out.get(*i))
                 .any(|o| list.name(o) == name);
             if drop.is_none() {
-                drop = if keys.contains(&e.key) || twin {
+                let equal = keys.get(&e.key).and_then(|i| out.get(*i));
+                drop = if equal.is_some() || twin {
                     // In what was put together again, leaves can be there twice.
-                    if damaged && out.iter().any(|o| o.key == e.key && o.ino == e.ino) {
+                    if damaged && equal.is_some_and(|o| o.ino == e.ino) {
                         continue;
                     }
                     Some("is there twice".into())
@@ -128,7 +134,7 @@ impl Checker<'_, '_> {
                 if self.find(&f)? {
                     changed = true;
                 } else {
-                    keys.insert(e.key);
+                    keys.entry(e.key).or_insert(out.len());
                     out.push(e);
                 }
                 continue;
@@ -176,19 +182,19 @@ impl Checker<'_, '_> {
                     if keep_new {
                         self.remove_entry(was, e.ino)?;
                         self.count_entry(e.ino, dir, true);
-                        keys.insert(e.key);
+                        keys.entry(e.key).or_insert(out.len());
                         out.push(e);
                     } else {
                         changed = true;
                     }
                 } else {
-                    keys.insert(e.key);
+                    keys.entry(e.key).or_insert(out.len());
                     out.push(e);
                 }
                 continue;
             }
             self.count_entry(e.ino, dir, names_dir);
-            keys.insert(e.key);
+            keys.entry(e.key).or_insert(out.len());
             out.push(e);
         }
         if !out.is_empty() {
@@ -253,12 +259,10 @@ impl Checker<'_, '_> {
         Ok(self.dirs.entry(dir).or_default())
     }
 
-    /// Removes the entry of `dir` that names directory `ino`.
+    /// Removes the entry of `dir` that names directory `ino`, when `dir` is rebuilt.
     fn remove_entry(&mut self, dir: Ino, ino: Ino) -> Res<()> {
-        let list = self.edit(dir)?;
-        if let Some(i) = list.entries.iter().position(|e| e.ino == ino) {
-            list.entries.remove(i);
-        }
+        self.edit(dir)?;
+        self.removed.entry(dir).or_default().insert(ino);
         if let Some(d) = self.info_mut(dir) {
             d.subdirs = d.subdirs.saturating_sub(1);
         }
@@ -373,25 +377,70 @@ impl Checker<'_, '_> {
         Ok(())
     }
 
-    /// Adds an entry; `false` if the name is there already. Counts nothing.
+    /// Adds an entry, when the directory is rebuilt; `false` if the name is there already. Counts
+    /// nothing.
     pub(super) fn add_entry(&mut self, dir: Ino, name: &[u8], ino: Ino, kind: u8) -> Res<bool> {
-        let base = layout::name_key(self.sb.hash_key(), name) & !0xff;
-        let list = self.edit(dir)?;
-        let from = list.entries.partition_point(|e| e.key < base);
-        let to = list.entries.partition_point(|e| e.key <= base | 0xff);
-        let equal = list.entries.get(from..to).unwrap_or(&[]);
-        if equal.iter().any(|e| list.name(e) == name) {
+        if self.find_name(dir, name)?.is_some() {
             return Ok(false);
         }
-        let taken: BTreeSet<u64> = equal.iter().map(|e| e.key).collect();
-        let Some(key) = (base..=base | 0xff).find(|k| !taken.contains(k)) else {
+        let range = self.equal_keys(name);
+        let list = self.edit(dir)?;
+        let from = list.entries.partition_point(|e| e.key < *range.start());
+        let to = list.entries.partition_point(|e| e.key <= *range.end());
+        let mut taken: BTreeSet<u64> = list
+            .entries
+            .get(from..to)
+            .unwrap_or(&[])
+            .iter()
+            .map(|e| e.key)
+            .collect();
+        let added = self.added.entry(dir).or_default();
+        taken.extend(added.range(range.clone()).map(|(k, _)| *k));
+        let Some(key) = range.into_iter().find(|k| !taken.contains(k)) else {
             return Ok(false);
         };
-        list.push(key, ino, kind, name, 0);
-        list.entries.sort_by_key(|e| e.key);
+        added.insert(key, (ino, kind, name.to_vec()));
         if let Some(d) = self.info_mut(dir) {
             d.marks |= HAS_ENTRIES;
         }
         Ok(true)
+    }
+
+    /// Keys that a name can have.
+    fn equal_keys(&self, name: &[u8]) -> RangeInclusive<u64> {
+        let base = layout::name_key(self.sb.hash_key(), name) & !0xff;
+        base..=base | 0xff
+    }
+
+    /// What a name of a directory names, additions included.
+    pub(super) fn find_name(&mut self, dir: Ino, name: &[u8]) -> Res<Option<Ino>> {
+        let range = self.equal_keys(name);
+        let list = self.edit(dir)?;
+        let from = list.entries.partition_point(|e| e.key < *range.start());
+        let to = list.entries.partition_point(|e| e.key <= *range.end());
+        let equal = list.entries.get(from..to).unwrap_or(&[]);
+        if let Some(e) = equal.iter().find(|e| list.name(e) == name) {
+            return Ok(Some(e.ino));
+        }
+        let added = self.added.get(&dir).into_iter();
+        Ok(added
+            .flat_map(|a| a.range(range.clone()))
+            .find(|(_, (_, _, n))| n == name)
+            .map(|(_, (ino, _, _))| *ino))
+    }
+
+    /// Carries additions and removals into the lists.
+    pub(super) fn settle(&mut self) -> Res<()> {
+        for (dir, gone) in core::mem::take(&mut self.removed) {
+            self.edit(dir)?.entries.retain(|e| !gone.contains(&e.ino));
+        }
+        for (dir, added) in core::mem::take(&mut self.added) {
+            let list = self.edit(dir)?;
+            for (key, (ino, kind, name)) in added {
+                list.push(key, ino, kind, &name, 0);
+            }
+            list.entries.sort_by_key(|e| e.key);
+        }
+        Ok(())
     }
 }

@@ -2,13 +2,15 @@
 //! The inodes one by one, and the nodes of their trees.
 
 use super::checker::{Checker, Damaged, Info, Res, INTENT, LEFT};
+use super::flip;
 use super::inode::{is_type, Inode, Slot};
 use super::report::{Finding, Phase, Structure};
 use super::store::Sector;
 use super::tree::{self, Visit};
 use crate::bytes::get64;
 use crate::layout::{
-    body, iflag, inode as at, node, INODES_PER_PAGE, PAGE, PENDING_OWNER, PENDING_SETS, SECTOR,
+    body, iflag, inode as at, node, INODES_PER_PAGE, INODE_MAGIC, PAGE, PENDING_OWNER,
+    PENDING_SETS, SECTOR,
 };
 use crate::types::{self, Ino, ROOT_INO};
 use alloc::collections::BTreeSet;
@@ -87,7 +89,21 @@ impl Checker<'_, '_> {
     }
 
     fn check_sector(&mut self, ino: Ino, off: u64, sector: &Sector) -> Res<()> {
-        let why = match Inode::classify(&self.store, off, ino, sector) {
+        let mut slot = Inode::classify(&self.store, off, ino, sector);
+        if matches!(slot, Slot::Bad(_)) {
+            if let Some(right) = self.store.mended(off, sector, INODE_MAGIC) {
+                let again = Inode::classify(&self.store, off, ino, &right);
+                let f = Finding::new(Structure::Inode, off, "one bit flipped")
+                    .of(ino)
+                    .fix("set right")
+                    .harmless();
+                if matches!(again, Slot::Inode(_)) && self.find(&f)? {
+                    self.store.stage(off, &right);
+                    slot = again;
+                }
+            }
+        }
+        let why = match slot {
             Slot::Zero if ino == 0 || self.is_unused(ino) => return Ok(()),
             Slot::Zero => {
                 // With a shard lost nobody can tell which inodes were never used.
@@ -252,7 +268,14 @@ impl Checker<'_, '_> {
                 } else {
                     "tree rebuilt from the records that are left"
                 };
-                if self.find_faults(ino, &scan, fix)? {
+                let fix = self.find_faults(ino, &scan, fix)?;
+                if fix && scan.only_mends() {
+                    // Set right; the count of entries is looked at with the others.
+                    if scan.entries != inode.tree_records() {
+                        let (root, depth) = (inode.root().unwrap_or(0), inode.depth);
+                        inode.set_tree(root, depth, scan.entries);
+                    }
+                } else if fix {
                     let mut damaged = Damaged {
                         lost: scan.lost,
                         nodes: scan.nodes.iter().copied().collect(),
@@ -304,8 +327,19 @@ impl Checker<'_, '_> {
         let off = page.saturating_mul(PAGE);
         let mut target = vec![0; usize::try_from(inode.size).unwrap_or(0).min(PAGE as usize)];
         self.store.read(off, &mut target)?;
-        if self.store.sum(off, &target) != inode.body_crc {
-            return Ok(Some("wrong checksum of its target".into()));
+        let sum = self.store.sum(off, &target);
+        if sum != inode.body_crc {
+            let mut right = target.clone();
+            if !flip::mend(&mut right, sum, inode.body_crc) {
+                return Ok(Some("wrong checksum of its target".into()));
+            }
+            let f = Finding::new(Structure::Inode, off, "one bit of its target flipped")
+                .of(inode.ino)
+                .fix("set right")
+                .harmless();
+            if self.find(&f)? {
+                self.stage_bytes(off, &target, &right)?;
+            }
         }
         if let Err(other) = self.claims.claim(page, 1, inode.ino) {
             return Ok(Some(format!(
@@ -417,7 +451,7 @@ impl Checker<'_, '_> {
                             &mut visit,
                             &mut |_| {},
                         )?;
-                        if scan.fault_count > 0 {
+                        if scan.fault_count > 0 && !scan.only_mends() {
                             set.bad = true;
                             set.fix = self.find_faults(ino, &scan, "pending set rebuilt")?;
                             for page in &scan.nodes {
@@ -425,6 +459,9 @@ impl Checker<'_, '_> {
                             }
                             None
                         } else {
+                            if !scan.faults.is_empty() {
+                                self.find_faults(ino, &scan, "set right")?;
+                            }
                             set.nodes.clone_from(&scan.nodes);
                             set.records = tree::records(&self.store, &self.geo, &inode)?.0;
                             (inode.pages != scan.nodes.len() as u64

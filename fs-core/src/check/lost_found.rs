@@ -17,12 +17,7 @@ impl Checker<'_, '_> {
         }
         let mut name = String::from("lost+found");
         for n in 2..100u32 {
-            let list = self.edit(ROOT_INO)?;
-            let there = list
-                .entries
-                .iter()
-                .find(|e| list.name(e) == name.as_bytes())
-                .map(|e| e.ino);
+            let there = self.find_name(ROOT_INO, name.as_bytes())?;
             match there {
                 None => break,
                 Some(ino)

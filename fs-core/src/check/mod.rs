@@ -19,6 +19,7 @@ mod claims;
 mod counts;
 mod directories;
 mod files;
+mod flip;
 mod free_inodes;
 mod fresh;
 mod image;

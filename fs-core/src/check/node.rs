@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0 OR GPL-2.0
 //! Nodes of trees as they lie in the region.
 
-use super::store::{Page, Store};
-use crate::bytes::{get16, get32, get64, get8};
+use super::flip;
+use super::store::{Page, Sector, Store};
+use crate::bytes::{get16, get32, get64, get8, put};
 use crate::layout::{node as at, NODE_MAGIC, PAGE, SECTOR};
 use crate::types::Ino;
 use alloc::boxed::Box;
@@ -94,6 +95,8 @@ pub struct Node {
     pub generation: u32,
     /// Bit i: sector i passes its checksum.
     pub good: u16,
+    /// Bit i: a flipped bit of sector i was set right in `bytes`.
+    pub mended: u16,
     pub bytes: Box<Page>,
 }
 
@@ -110,41 +113,64 @@ impl core::fmt::Debug for Node {
 }
 
 impl Node {
-    /// Reads a node; `Ok(Err(why))` where the page holds none.
+    /// Reads a node; `Ok(Err(why))` where the page holds none. Single flipped bits are set right.
     pub fn load(store: &Store<'_>, page: u64) -> crate::Result<Result<Node, &'static str>> {
-        let bytes = store.page(page)?;
+        let mut bytes = store.page(page)?;
         let off = page.saturating_mul(PAGE);
-        let Some(head) = bytes.get(..SECTOR as usize) else {
+        let mut mended = 0u16;
+        let Some(mut head) = bytes.first_chunk::<256>().copied() else {
             return Ok(Err("no page"));
         };
-        if get32(head, 0) != NODE_MAGIC {
-            return Ok(Err("no magic of a tree node"));
+        if !store.intact(off, &head, NODE_MAGIC) {
+            match store.mended(off, &head, NODE_MAGIC) {
+                Some(right) => {
+                    head = *right;
+                    put(bytes.as_mut_slice(), 0, &head);
+                    mended |= 1;
+                }
+                None if get32(&head, 0) != NODE_MAGIC => return Ok(Err("no magic of a tree node")),
+                None => return Ok(Err("wrong checksum of the header")),
+            }
         }
-        if !store.intact(off, head, NODE_MAGIC) {
-            return Ok(Err("wrong checksum of the header"));
-        }
-        if get64(head, at::SELF) != page {
+        if get64(&head, at::SELF) != page {
             return Ok(Err("says it lies elsewhere"));
         }
         let mut good = 1u16;
-        for (i, sector) in bytes.chunks_exact(SECTOR as usize).enumerate().skip(1) {
-            let stored = get32(head, at::SUMS + 4 * (i - 1));
-            if store.sum(off + i as u64 * SECTOR, sector) == stored {
+        for (i, sector) in bytes.chunks_exact_mut(SECTOR as usize).enumerate().skip(1) {
+            let stored = get32(&head, at::SUMS + 4 * (i - 1));
+            let computed = store.sum(off + i as u64 * SECTOR, sector);
+            if computed == stored {
                 good |= 1 << i;
+            } else if flip::mend(sector, computed, stored) {
+                good |= 1 << i;
+                mended |= 1 << i;
             }
         }
         Ok(Ok(Node {
             page,
-            owner: get64(head, at::OWNER),
-            kind: get8(head, at::KIND),
-            level: get8(head, at::LEVEL),
-            count: get16(head, at::COUNT),
-            heap: get16(head, at::HEAP),
-            dead: get16(head, at::DEAD),
-            generation: get32(head, at::GENERATION),
+            owner: get64(&head, at::OWNER),
+            kind: get8(&head, at::KIND),
+            level: get8(&head, at::LEVEL),
+            count: get16(&head, at::COUNT),
+            heap: get16(&head, at::HEAP),
+            dead: get16(&head, at::DEAD),
+            generation: get32(&head, at::GENERATION),
             good,
+            mended,
             bytes,
         }))
+    }
+
+    /// The sectors with a flipped bit, as they should be.
+    pub fn mends(&self) -> impl Iterator<Item = (u64, &Sector)> {
+        self.bytes
+            .chunks_exact(SECTOR as usize)
+            .enumerate()
+            .filter(|(i, _)| self.mended & (1 << i) != 0)
+            .filter_map(|(i, s)| {
+                let off = self.offset().saturating_add(i as u64 * SECTOR);
+                s.try_into().ok().map(|s| (off, s))
+            })
     }
 
     /// Region offset of the node.

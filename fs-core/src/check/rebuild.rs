@@ -167,6 +167,7 @@ impl Checker<'_, '_> {
 
     /// Writes the directories whose entries changed.
     pub(super) fn rebuild_directories(&mut self) -> Res<()> {
+        self.settle()?;
         let dirs = core::mem::take(&mut self.dirs);
         for (ino, list) in dirs {
             self.replace(ino, &mut |c, inode| c.put_entries(inode, &list))?;

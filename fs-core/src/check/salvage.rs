@@ -69,41 +69,41 @@ impl Checker<'_, '_> {
                 Some((ino, i.generation, kind))
             })
             .collect();
-        let mut leaves: Vec<(Ino, Node)> = Vec::new();
-        self.each_lost_node(&mut |node| {
+        // Entries are taken while the search goes on; the pages are claimed after it, as it skips
+        // what is claimed.
+        let mut damaged = core::mem::take(&mut self.damaged);
+        let mut leaves: Vec<(Ino, u64)> = Vec::new();
+        let searched = self.each_lost_node(&mut |node| {
             let Ok(i) = wanted.binary_search_by_key(&node.owner, |w| w.0) else {
                 return;
             };
             let right = wanted
                 .get(i)
                 .is_some_and(|w| w.1 == node.generation && w.2 == node.kind);
-            if right && node.level == 0 {
-                leaves.push((
-                    node.owner,
-                    Node {
-                        bytes: node.bytes.clone(),
-                        ..*node
-                    },
-                ));
+            if !right || node.level != 0 {
+                return;
             }
-        })?;
-        let mut count = 0u64;
-        for (ino, node) in leaves {
-            if self.claims.claim(node.page, 1, ino).is_err() {
-                continue;
-            }
-            if let Some(i) = self.info_mut(ino) {
-                i.pages = i.pages.saturating_add(1);
-                i.nodes = i.nodes.saturating_add(1);
-            }
-            let d = self.damaged_mut(ino)?;
+            let Some(d) = damaged.get_mut(&node.owner) else {
+                return;
+            };
             d.nodes.insert(node.page);
             if node.kind == at::KIND_DENTRIES {
-                tree::take_entries(&node, &mut d.entries);
+                tree::take_entries(node, &mut d.entries);
             } else {
-                tree::take_records(&node, &mut d.records);
+                tree::take_records(node, &mut d.records);
             }
-            count = count.saturating_add(1);
+            leaves.push((node.owner, node.page));
+        });
+        self.damaged = damaged;
+        searched?;
+        let count = leaves.len();
+        for (ino, page) in leaves {
+            if self.claims.claim(page, 1, ino).is_ok() {
+                if let Some(i) = self.info_mut(ino) {
+                    i.pages = i.pages.saturating_add(1);
+                    i.nodes = i.nodes.saturating_add(1);
+                }
+            }
         }
         self.note(&format!(
             "{count} leaves of damaged trees found and put back"

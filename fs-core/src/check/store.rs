@@ -5,6 +5,7 @@
 //! this layer. A repairing one carries them into the region, together and undivided, through a
 //! journal slot, so that a repair that is cut short has happened or not.
 
+use super::flip;
 use crate::bytes::{get32, put32};
 use crate::error::Result;
 use crate::host::Host;
@@ -142,6 +143,20 @@ impl<'a> Store<'a> {
         get32(bytes, 0) == magic && get32(bytes, CRC_AT) == self.sum_of(off, bytes)
     }
 
+    /// The structure with its one flipped bit set right, if a flipped bit is all that is wrong.
+    pub(super) fn mended<const N: usize>(
+        &self,
+        off: u64,
+        bytes: &[u8; N],
+        magic: u32,
+    ) -> Option<Box<[u8; N]>> {
+        let mut copy = Box::new(*bytes);
+        let computed = self.sum_of(off, bytes);
+        let stored = get32(bytes, CRC_AT);
+        let found = flip::mend_with_field(copy.as_mut_slice(), CRC_AT, computed, stored);
+        (found && self.intact(off, copy.as_slice(), magic)).then_some(copy)
+    }
+
     /// Puts the checksum in its field.
     pub fn seal(&self, off: u64, bytes: &mut [u8]) {
         let crc = self.sum_of(off, bytes);
@@ -157,8 +172,10 @@ impl<'a> Store<'a> {
     pub(super) fn fill(&mut self, page: u64, bytes: &Page) -> Result<()> {
         let off = page.saturating_mul(PAGE);
         if self.live {
-            self.changed
-                .retain(|&s, _| s / layout::PAGE_SECTORS != page);
+            let first = page.saturating_mul(layout::PAGE_SECTORS);
+            for sector in first..first.saturating_add(layout::PAGE_SECTORS) {
+                self.changed.remove(&sector);
+            }
             return self.base.write(off, bytes);
         }
         for (i, sector) in bytes.chunks_exact(SECTOR as usize).enumerate() {

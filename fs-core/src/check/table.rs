@@ -2,6 +2,7 @@
 //! The inode table: where each inode lies.
 
 use super::checker::{Checker, Res};
+use super::claims::Claims;
 use super::inode::{Inode, Slot};
 use super::node::Record;
 use super::report::{Finding, Phase, Structure};
@@ -105,6 +106,7 @@ impl Checker<'_, '_> {
         let (records, scan) = tree::records(&self.store, &self.geo, inode)?;
         let mut sound = scan.fault_count == 0 && inode.format <= 1 && !records.is_empty();
         let mut table = Table::default();
+        let mut taken = Claims::default();
         for r in records {
             let run = Run {
                 file_page: r.key,
@@ -115,10 +117,7 @@ impl Checker<'_, '_> {
                 && self.geo.is_data(run.page, run.len)
                 && run.file_page <= self.geo.total_pages
                 && run.file_page >= table.pages()
-                && !table.runs.iter().any(|o| {
-                    o.page < run.page.saturating_add(run.len)
-                        && run.page < o.page.saturating_add(o.len)
-                });
+                && taken.claim(run.page, run.len, run.file_page).is_ok();
             sound &= good && run.file_page == table.pages();
             if good {
                 table.runs.push(run);

@@ -4,7 +4,7 @@
 use super::claims::Claims;
 use super::inode::Inode;
 use super::node::{DirList, Node, Record};
-use super::store::Store;
+use super::store::{Sector, Store};
 use crate::layout::{body, node as at, Geometry, PAGE};
 use crate::types::Ino;
 use alloc::collections::BTreeSet;
@@ -37,9 +37,17 @@ pub struct Scan {
     pub fault_count: u64,
     /// A subtree could not be reached.
     pub lost: bool,
+    /// Sectors with one flipped bit, as they should be; each is a fault, too.
+    pub mends: Vec<(u64, Sector)>,
 }
 
 impl Scan {
+    /// Flipped bits are all that is wrong.
+    #[must_use]
+    pub fn only_mends(&self) -> bool {
+        self.fault_count == self.mends.len() as u64
+    }
+
     fn fault(&mut self, offset: u64, what: impl Into<String>) {
         self.fault_count = self.fault_count.saturating_add(1);
         if self.faults.len() < FAULTS_KEPT {
@@ -167,6 +175,10 @@ pub fn walk(
             continue;
         }
         scan.nodes.push(step.page);
+        for (off, sector) in node.mends() {
+            scan.mends.push((off, *sector));
+            scan.fault(off, "one bit flipped");
+        }
         if node.count == 0 {
             scan.fault(off, "has no entries");
         }
