@@ -183,7 +183,7 @@ impl<R: Region + Send + 'static> RpRamFs<R> {
             let attr = self
                 .volume
                 .with_space(|| self.volume.create_acquire(dir, name, &new))?;
-            self.born(&attr);
+            self.born(dir, &attr);
             return Ok(attr);
         };
 
@@ -194,7 +194,7 @@ impl<R: Region + Send + 'static> RpRamFs<R> {
         let attr = self
             .volume
             .with_space(|| self.volume.create_acquire(dir, name, &new))?;
-        self.born(&attr);
+        self.born(dir, &attr);
         let ino = attr.ino;
         let finish = || {
             self.volume.with_space(|| {
@@ -224,10 +224,11 @@ impl<R: Region + Send + 'static> RpRamFs<R> {
         })
     }
 
-    /// A new inode may have a number about which something was known.
-    fn born(&self, attr: &Attr) {
+    /// A new inode may have a number about which something was known; and its directory changed.
+    fn born(&self, dir: Ino, attr: &Attr) {
         self.hints.clear_plain(attr.ino);
         self.hints.clear_accessed(attr.ino);
+        self.hints.clear_accessed(dir);
     }
 
     // ---- attributes -----------------------------------------------------------------------
@@ -615,7 +616,7 @@ impl<R: Region + Send + 'static> Filesystem for RpRamFs<R> {
                 .symlink_acquire(parent.0, link_name.as_bytes(), target, &new)
         });
         let attr = attempt!(reply, made);
-        self.born(&attr);
+        self.born(parent.0, &attr);
         Self::reply_entry(reply, &attr);
     }
 
@@ -642,17 +643,21 @@ impl<R: Region + Send + 'static> Filesystem for RpRamFs<R> {
                 .inspect_err(|_| self.references_gone(ino.0, 1))
         });
         self.hints.clear_accessed(ino.0);
+        self.hints.clear_accessed(newparent.0);
         let attr = attempt!(reply, linked);
         Self::reply_entry(reply, &attr);
     }
 
     fn unlink(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        attempt!(reply, self.volume.unlink(parent.0, name.as_bytes()));
+        let gone = attempt!(reply, self.volume.unlink(parent.0, name.as_bytes()));
+        self.hints.clear_accessed(gone.ino);
+        self.hints.clear_accessed(parent.0);
         reply.ok();
     }
 
     fn rmdir(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         attempt!(reply, self.volume.rmdir(parent.0, name.as_bytes()));
+        self.hints.clear_accessed(parent.0);
         reply.ok();
     }
 
@@ -688,6 +693,8 @@ impl<R: Region + Send + 'static> Filesystem for RpRamFs<R> {
             )
         });
         attempt!(reply, done);
+        self.hints.clear_accessed(parent.0);
+        self.hints.clear_accessed(newparent.0);
         reply.ok();
     }
 

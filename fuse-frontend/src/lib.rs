@@ -18,3 +18,4 @@ pub mod mountpoint;
 mod opens;
 pub mod options;
 pub mod session;
+mod sigbus;

@@ -36,6 +36,7 @@ fn main() -> ExitCode {
 
 fn mount(options: &mut Options) -> Result<u8> {
     if options.remount {
+        mountpoint::require_ours(&options.dir)?;
         if !options.fake {
             mountpoint::remount(&options.dir, options.flags)?;
         }

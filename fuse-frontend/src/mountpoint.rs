@@ -127,6 +127,25 @@ pub fn remount(dir: &Path, flags: MsFlags) -> Result<()> {
     .map_err(|e| Error::io(format!("cannot remount {}", dir.display()), &e.into()))
 }
 
+/// Refuses to remount what is none of ours.
+pub fn require_ours(dir: &Path) -> Result<()> {
+    let shown = dir.display();
+    let dir = dir.canonicalize().map_err(|e| Error::io(&shown, &e))?;
+    let table = "/proc/self/mountinfo";
+    let text = std::fs::read_to_string(table).map_err(|e| Error::io(table, &e))?;
+    // The last mount on a directory is the one to be seen.
+    let kind = text.lines().rev().find_map(|line| {
+        let (before, after) = line.split_once(" - ")?;
+        let point = unescape(before.split(' ').nth(4)?);
+        (point == dir).then(|| after.split(' ').next()).flatten()
+    });
+    match kind {
+        Some("fuse.rpramfs" | "rpramfs") => Ok(()),
+        Some(other) => Err(Error::usage(format!("{shown}: is a mount of {other}"))),
+        None => Err(Error::usage(format!("{shown}: is not a mount point"))),
+    }
+}
+
 /// Where the filesystem with device number `device` is mounted, last mount first.
 fn mount_points(mountinfo: &str, device: u64) -> Vec<PathBuf> {
     let number = format!("{}:{}", libc::major(device), libc::minor(device));

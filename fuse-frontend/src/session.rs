@@ -155,6 +155,7 @@ pub fn run(options: &Options, ready: impl FnOnce()) -> Result<std::convert::Infa
     hangup.add(Signal::SIGHUP);
     block(&hangup)?;
 
+    crate::sigbus::install();
     let volume = open_volume(options)?;
     let result = serve(options, &volume, ready);
     // Nobody was told that the mount is there.

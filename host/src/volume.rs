@@ -5,6 +5,8 @@
 //! once; the reference table. The core's own locks ([`fs_core::Host`]) come below all of these.
 
 mod refs;
+#[cfg(test)]
+mod tests;
 
 use crate::UserHost;
 use fs_core::{

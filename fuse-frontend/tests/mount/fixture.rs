@@ -51,12 +51,16 @@ impl Mount {
     pub fn unmounted(size: u64) -> Self {
         // Memory, as regions are, where there is some.
         let shm = Path::new("/dev/shm");
-        let dir = if shm.is_dir() {
-            TempDir::new_in(shm)
+        if shm.is_dir() {
+            Mount::unmounted_in(shm, size)
         } else {
-            TempDir::new()
-        };
-        let dir = dir.expect("a directory");
+            Mount::unmounted_in(&std::env::temp_dir(), size)
+        }
+    }
+
+    /// A fresh region below `place`, formatted.
+    pub fn unmounted_in(place: &Path, size: u64) -> Self {
+        let dir = TempDir::new_in(place).expect("a directory");
         fs::create_dir(dir.path().join("mnt")).expect("mount point");
         let image = dir.path().join("region");
         File::create(&image)

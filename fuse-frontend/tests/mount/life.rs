@@ -204,6 +204,48 @@ fn it_survives_being_moved() {
     assert!(!elsewhere.path().join("f").exists(), "found and unmounted");
 }
 
+#[test]
+fn memory_that_cannot_be_had_is_named() {
+    if unable() {
+        return;
+    }
+    // A sparse region on a filesystem smaller than it.
+    let place = tempfile::tempdir().expect("a directory");
+    nix::mount::mount(
+        Some("tmpfs"),
+        place.path(),
+        Some("tmpfs"),
+        nix::mount::MsFlags::empty(),
+        Some("size=8M"),
+    )
+    .expect("tmpfs");
+    let undo = Undo(place.path().to_path_buf());
+    let mount = Mount::unmounted_in(place.path(), 64 << 20);
+    let child = std::process::Command::new(crate::fixture::PROGRAM)
+        .arg(mount.image())
+        .arg(mount.path(""))
+        .args(["-o", "foreground"])
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .expect("runs");
+    let limit = std::time::Instant::now() + Duration::from_secs(20);
+    while std::os::unix::fs::MetadataExt::ino(&fs::metadata(mount.path("")).expect("stat")) != 1 {
+        assert!(std::time::Instant::now() < limit, "not mounted");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    let e = fs::write(mount.path("f"), vec![1; 30 << 20]).expect_err("no memory");
+    assert!(
+        matches!(e.raw_os_error(), Some(libc::ENOTCONN | libc::ECONNABORTED)),
+        "{e}"
+    );
+    let output = child.wait_with_output().expect("wait");
+    assert_eq!(output.status.code(), Some(2));
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert!(text.contains("SIGBUS"), "{text}");
+    nix::mount::umount2(&mount.path(""), nix::mount::MntFlags::MNT_DETACH).expect("umount");
+    drop((mount, undo));
+}
+
 struct Undo(std::path::PathBuf);
 impl Drop for Undo {
     fn drop(&mut self) {

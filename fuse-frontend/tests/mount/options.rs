@@ -113,6 +113,16 @@ fn read_only_means_it() {
     assert_eq!(e.raw_os_error(), Some(libc::EROFS));
     assert!(mount.run(&["-o", "remount,rw"]).status.success());
     fs::write(mount.path("g"), "x").expect("writable");
+    // What is no mount of ours is left alone.
+    fs::create_dir(mount.path("d")).expect("mkdir");
+    for dir in [mount.path("d").as_path(), std::path::Path::new("/proc")] {
+        let output = Command::new(PROGRAM)
+            .args(["x".as_ref(), dir.as_os_str()])
+            .args(["-o", "remount,ro"])
+            .output()
+            .expect("runs");
+        assert_eq!(output.status.code(), Some(1), "{}", dir.display());
+    }
 }
 
 #[test]
