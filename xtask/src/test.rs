@@ -9,35 +9,46 @@ use anyhow::{bail, Result};
 use clap::Args;
 use std::time::Instant;
 
-/// What runs, in this order. `quick` ones are run by `--quick` too; with names on the command line
-/// those steps run whose name or group (what stands before the colon) is given.
+/// What runs, in this order: all but the `Full` ones, with `--quick` only the `Quick` ones, with
+/// `--full` all. With names on the command line those steps run whose name or group (what stands before
+/// the colon) is given.
 const STEPS: &[Step] = &[
-    step("style:format", true, format),
-    step("style:clippy", true, clippy),
-    step("unit:debug", true, unit),
-    step("core:no_std", true, no_std),
-    step("core:msrv", false, core_msrv),
-    step("unit:release", false, unit_release),
-    step("posix", false, posix),
-    step("tools:static", false, static_tools),
-    step("vm:boot", false, || vm::scenario("boot")),
-    step("vm:kexec", false, || vm::scenario("kexec_keeps_region")),
-    step("vm:notices", false, || vm::scenario("lab_notices")),
-    step("vm:crash", false, || vm::scenario("crash_keeps_region")),
-    step("vm:demo", false, vm_demo),
-    step("vm:demo_without_unmount", false, || {
+    step("style:format", Quick, format),
+    step("style:clippy", Quick, clippy),
+    step("unit:quick", Quick, unit_quick),
+    step("core:no_std", Quick, no_std),
+    step("core:msrv", Daily, core_msrv),
+    step("unit:all", Daily, unit),
+    step("unit:full", Full, unit_full),
+    step("posix", Daily, posix),
+    step("tools:static", Daily, static_tools),
+    step("vm:boot", Daily, || vm::scenario("boot")),
+    step("vm:kexec", Daily, || vm::scenario("kexec_keeps_region")),
+    step("vm:notices", Daily, || vm::scenario("lab_notices")),
+    step("vm:crash", Daily, || vm::scenario("crash_keeps_region")),
+    step("vm:demo", Daily, vm_demo),
+    step("vm:demo_without_unmount", Daily, || {
         vm::scenario("demo_without_unmount")
     }),
 ];
 
+/// When a step is run without being named.
+#[derive(Clone, Copy, PartialEq, PartialOrd)]
+enum When {
+    Quick,
+    Daily,
+    Full,
+}
+use When::{Daily, Full, Quick};
+
 struct Step {
     name: &'static str,
-    quick: bool,
+    when: When,
     run: fn() -> Result<()>,
 }
 
-const fn step(name: &'static str, quick: bool, run: fn() -> Result<()>) -> Step {
-    Step { name, quick, run }
+const fn step(name: &'static str, when: When, run: fn() -> Result<()>) -> Step {
+    Step { name, when, run }
 }
 
 #[derive(Args)]
@@ -45,6 +56,9 @@ pub struct Test {
     /// Only what takes seconds: for daily work
     #[arg(long)]
     quick: bool,
+    /// Everything, the searches that take hours too
+    #[arg(long, conflicts_with = "quick")]
+    full: bool,
     /// Only these steps or groups of steps, such as `unit`, `style`, `vm`, `vm:demo`
     names: Vec<String>,
     /// List the steps and do nothing
@@ -59,15 +73,26 @@ impl Test {
                 bail!("no step {name}; see `cargo xtask test --list`");
             }
         }
-        let chosen = |step: &&Step| match (&self.names[..], self.quick) {
-            ([], false) => true,
-            ([], true) => step.quick,
-            (names, quick) => names.iter().any(|name| step.is(name)) && (step.quick || !quick),
+        let most = match (self.quick, self.full) {
+            (true, _) => Quick,
+            (_, true) => Full,
+            _ => Daily,
+        };
+        let chosen = |step: &&Step| match &self.names[..] {
+            [] => step.when <= most,
+            names => names
+                .iter()
+                .any(|name| step.name == name || (step.is(name) && step.when <= most)),
         };
         let steps: Vec<&Step> = STEPS.iter().filter(chosen).collect();
         if self.list {
             for step in steps {
-                println!("{}{}", step.name, if step.quick { " (quick)" } else { "" });
+                let note = match step.when {
+                    Quick => " (quick)",
+                    Daily => "",
+                    Full => " (full)",
+                };
+                println!("{}{note}", step.name);
             }
             return Ok(());
         }
@@ -125,7 +150,14 @@ fn clippy() -> Result<()> {
     ]))
 }
 
-/// The tests of every crate, in the profile of daily work: with overflow checks.
+/// What answers within seconds: the tests inside the crates, the core's and the model's.
+fn unit_quick() -> Result<()> {
+    show(cargo().args(["test", "-q", "--workspace", "--lib", "--bins"]))?;
+    show(cargo().args(["test", "-q", "-p", "fs-core", "--test", "*"]))?;
+    show(cargo().args(["test", "-q", "-p", "rpramfs-tests", "--test", "model"]))
+}
+
+/// The tests of every crate: optimised, with overflow checks.
 fn unit() -> Result<()> {
     show(cargo().args(["test", "-q", "--workspace", "--no-fail-fast"]))
 }
@@ -139,10 +171,10 @@ fn core_msrv() -> Result<()> {
     msrv::check_core()
 }
 
-/// The same optimised, and with every state that the long suites know.
-fn unit_release() -> Result<()> {
+/// The same, with every state that the long suites know.
+fn unit_full() -> Result<()> {
     let mut test = cargo();
-    test.args(["test", "-q", "--workspace", "--release", "--no-fail-fast"]);
+    test.args(["test", "-q", "--workspace", "--no-fail-fast"]);
     show(test.env("RPRAMFS_FULL", "1"))
 }
 
