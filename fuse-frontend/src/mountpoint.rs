@@ -13,6 +13,7 @@ use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::OnceLock;
 
 const DEVICE: &str = "/dev/fuse";
 
@@ -196,15 +197,37 @@ pub enum Unmounted {
     Nowhere,
 }
 
+/// /proc, held open: switch_root moves it out of the tree that is ours.
+static PROC: OnceLock<File> = OnceLock::new();
+
+/// To be called while /proc is where it belongs, for [`unmount`] later.
+pub fn remember_proc() {
+    match File::open("/proc") {
+        // The first one is as good as any.
+        Ok(dir) => drop(PROC.set(dir)),
+        Err(e) => log::info!("/proc: {e}"),
+    }
+}
+
 /// Takes the filesystem with device number `device` out of the tree, wherever it has been moved
-/// to. After a switch_root our own root is the old one, so init's view is tried as well.
+/// to. After a switch_root our own root is the old one, so init's view is tried as well. The
+/// working directory is / afterwards.
 #[must_use]
 pub fn unmount(device: u64) -> Unmounted {
+    let result = match PROC.get() {
+        Some(dir) if nix::unistd::fchdir(dir).is_ok() => unmount_from_proc(device),
+        _ => Unmounted::Nowhere,
+    };
+    if let Err(e) = std::env::set_current_dir("/") {
+        log::info!("/: {e}");
+    }
+    result
+}
+
+/// The same, with /proc for working directory.
+fn unmount_from_proc(device: u64) -> Unmounted {
     let mut result = Unmounted::Nowhere;
-    for (table, root) in [
-        ("/proc/self/mountinfo", ""),
-        ("/proc/1/mountinfo", "/proc/1/root"),
-    ] {
+    for (table, root) in [("self/mountinfo", ""), ("1/mountinfo", "1/root")] {
         let Ok(text) = std::fs::read_to_string(table) else {
             continue;
         };

@@ -35,6 +35,7 @@ fn open_volume(options: &Options) -> Result<Arc<Volume<UserRegion>>> {
     let holder = fs_core::probe(&region, &UserHost::new())
         .ok()
         .and_then(|info| info.owner);
+    let foreign = host::signature::foreign(&region).map(|found| found.name);
     let volume = Volume::mount(
         region,
         UserHost::new(),
@@ -51,6 +52,9 @@ fn open_volume(options: &Options) -> Result<Arc<Volume<UserRegion>>> {
                 "it is mounted by {}",
                 host::owner::describe(&owner)
             )),
+            (fs_core::Error::NotOurs, _) if foreign.is_some() => {
+                error.hint(format!("it holds {}", foreign.unwrap_or_default()))
+            }
             (fs_core::Error::NotOurs, _) => error.hint(format!(
                 "{} were searched; format it with: mkfs.rpramfs {spec}\n\
                  if it held one before a kexec: is memmap= the same as then?",
@@ -150,6 +154,7 @@ pub fn run(options: &Options, ready: impl FnOnce()) -> Result<std::convert::Infa
             .map_err(|e| Error::io("cannot block signals", &e.into()))
     };
     block(&end_signals())?;
+    mountpoint::remember_proc();
     // A terminal that goes away is no reason to end.
     let mut hangup = SigSet::empty();
     hangup.add(Signal::SIGHUP);
