@@ -30,6 +30,12 @@ pub fn refuse_mounted(region: &UserRegion) -> Result<()> {
 /// An error of the core about a region, with what to do next.
 pub fn explain(region: &UserRegion, what: &str, error: fs_core::Error) -> Error {
     let name = region.name();
+    // Of a region that is cut short no superblock passes, and then it matters that there is one.
+    let probed = fs_core::probe(region, &UserHost::new());
+    let error = match (error, probed) {
+        (fs_core::Error::NotOurs, Err(fs_core::Error::TooSmall)) => fs_core::Error::TooSmall,
+        (error, _) => error,
+    };
     match error {
         fs_core::Error::NotOurs => {
             let error = match signature::foreign(region) {
