@@ -6,8 +6,11 @@
 mod boot;
 mod crash_keeps_region;
 pub mod demo;
+mod fstab_and_switch_root;
 mod kexec_keeps_region;
 mod lab_notices;
+mod misuse;
+mod sparse;
 
 use crate::lab::Lab;
 use anyhow::Result;
@@ -38,6 +41,21 @@ pub const SCENARIOS: &[Scenario] = &[
         name: "lab_notices",
         about: "a guest that panics or hangs is an error at once, with its last words",
         run: lab_notices::run,
+    },
+    Scenario {
+        name: "misuse",
+        about: "what must not be touched is refused with a reason, and not one byte is written",
+        run: misuse::run,
+    },
+    Scenario {
+        name: "fstab_and_switch_root",
+        about: "a mount from /etc/fstab or an initramfs, and every way it can end",
+        run: fstab_and_switch_root::run,
+    },
+    Scenario {
+        name: "sparse",
+        about: "a file of 128 TiB costs its three pages, in the next kernel too",
+        run: sparse::run,
     },
     Scenario {
         name: "demo",

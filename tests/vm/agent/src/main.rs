@@ -7,6 +7,7 @@
 
 mod agent;
 mod boot;
+mod holes;
 mod memory;
 
 fn main() {
@@ -14,6 +15,7 @@ fn main() {
     let result = match args.first().map(String::as_str) {
         Some("agent") => agent::serve().map_err(|error| error.to_string()),
         Some("hold") => memory::hold(&args[1..]),
+        Some("holes") => holes::main(&args[1..]),
         Some("memory") => memory::main(&args[1..]),
         _ if std::process::id() == 1 => boot::run(),
         _ => Err("meant to be the /init of a lab guest".to_owned()),
