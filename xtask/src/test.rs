@@ -13,7 +13,6 @@ use std::time::Instant;
 /// `--full` all. With names on the command line those steps run whose name or group (what stands before
 /// the colon) is given.
 const STEPS: &[Step] = &[
-<<<<<<< Updated upstream
     step("style:format", Quick, format),
     step("style:clippy", Quick, clippy),
     step("unit:quick", Quick, unit_quick),
@@ -27,27 +26,11 @@ const STEPS: &[Step] = &[
     step("vm:kexec", Daily, || vm::scenario("kexec_keeps_region")),
     step("vm:notices", Daily, || vm::scenario("lab_notices")),
     step("vm:crash", Daily, || vm::scenario("crash_keeps_region")),
+    step("vm:misuse", Daily, || vm::scenario("misuse")),
+    step("vm:mounts", Daily, || vm::scenario("fstab_and_switch_root")),
+    step("vm:sparse", Daily, || vm::scenario("sparse")),
     step("vm:demo", Daily, vm_demo),
     step("vm:demo_without_unmount", Daily, || {
-=======
-    step("style:format", true, format),
-    step("style:clippy", true, clippy),
-    step("unit:debug", true, unit),
-    step("core:no_std", true, no_std),
-    step("core:msrv", false, core_msrv),
-    step("unit:release", false, unit_release),
-    step("posix", false, posix),
-    step("tools:static", false, static_tools),
-    step("vm:boot", false, || vm::scenario("boot")),
-    step("vm:kexec", false, || vm::scenario("kexec_keeps_region")),
-    step("vm:notices", false, || vm::scenario("lab_notices")),
-    step("vm:crash", false, || vm::scenario("crash_keeps_region")),
-    step("vm:misuse", false, || vm::scenario("misuse")),
-    step("vm:mounts", false, || vm::scenario("fstab_and_switch_root")),
-    step("vm:sparse", false, || vm::scenario("sparse")),
-    step("vm:demo", false, vm_demo),
-    step("vm:demo_without_unmount", false, || {
->>>>>>> Stashed changes
         vm::scenario("demo_without_unmount")
     }),
 ];
