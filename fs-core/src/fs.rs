@@ -145,28 +145,47 @@ impl<R: Region, H: Host> Fs<R, H> {
         }
     }
 
-    /// Replays the journal and reads the figures that live in ordinary memory.
+    /// Replays the journal and reads the figures that live in ordinary memory. What is damaged here costs
+    /// what it describes: the mount becomes read-only, and files can be read.
     fn start(&self, options: &MountOptions<'_>) -> Result<()> {
         self.read_only.store(options.read_only, Ordering::Relaxed);
         let (replayed, result) = self.recover();
         self.counters.replayed.store(replayed, Ordering::Relaxed);
-        if let Err(e) = result {
-            self.note(e);
+        self.tolerate(result)?;
+        if let Some(ready) = self.tolerate(space::read_frontier(self))? {
+            self.groups_ready.store(ready, Ordering::Relaxed);
         }
-        self.groups_ready
-            .store(space::read_frontier(self)?, Ordering::Relaxed);
         let (mut free, mut inodes, mut pending) = (0i64, 0i64, 0i64);
         for slot in 0..self.geo.slots {
-            let (f, i, p) = journal::read_account(self, slot)?;
-            free = free.wrapping_add(f);
-            inodes = inodes.wrapping_add(i);
-            pending = pending.wrapping_add(p);
+            if let Some((f, i, p)) = self.tolerate(journal::read_account(self, slot))? {
+                free = free.wrapping_add(f);
+                inodes = inodes.wrapping_add(i);
+                pending = pending.wrapping_add(p);
+            }
         }
         self.free.store(free, Ordering::Relaxed);
         self.inodes.store(inodes, Ordering::Relaxed);
         self.pending.store(pending, Ordering::Relaxed);
+        self.tolerate(self.inode_table(self))?;
         self.do_getattr(crate::types::ROOT_INO)?;
         Ok(())
+    }
+
+    /// Takes notice of corruption, and goes on without what is corrupt.
+    fn tolerate<T>(&self, r: Result<T>) -> Result<Option<T>> {
+        match r {
+            Ok(value) => Ok(Some(value)),
+            Err(Error::Corrupt(c)) => {
+                self.note(Error::Corrupt(c));
+                Ok(None)
+            }
+            Err(e) => Err(e),
+        }
+    }
+
+    /// Was corruption met?
+    pub(crate) fn is_damaged(&self) -> bool {
+        self.damaged.load(Ordering::Relaxed)
     }
 
     /// Gives the mount marker back. There is nothing else to do.

@@ -213,9 +213,20 @@ impl<R: Region, H: Host> Fs<R, H> {
         Inode::load(view, self.geo.system_offset(sector), owner)
     }
 
+    /// The inode of the inode table.
+    pub(crate) fn inode_table<V: View<R, H>>(&self, view: &V) -> Result<Inode> {
+        self.system_inode(view, system::ITABLE, layout::ITABLE_OWNER)
+    }
+
     /// Region offset of an inode's sector, by the inode table as `view` sees it.
     fn inode_offset_in<V: View<R, H>>(&self, view: &V, ino: Ino) -> Result<u64> {
-        let table = self.system_inode(view, system::ITABLE, layout::ITABLE_OWNER)?;
+        let table = match self.inode_table(view) {
+            // To read by, the copy will do; nothing is written any more.
+            Err(Error::Corrupt(_)) if self.is_damaged() && view.is_unlocked() => {
+                Inode::load(view, self.geo.itable_copy_offset(), layout::ITABLE_OWNER)?
+            }
+            other => other?,
+        };
         let page = ino / INODES_PER_PAGE;
         match extent::find(view, &table, page)? {
             Some(e) if e.file_page <= page && !e.unwritten => {
@@ -455,7 +466,7 @@ impl<R: Region, H: Host> Tx<'_, R, H> {
         let mut f = fs.sector(self, off, IFRONTIER_MAGIC, "inode frontier: bad magic")?;
         let next = get64(&f, IFRONTIER_NEXT);
         let mut capacity = get64(&f, IFRONTIER_CAPACITY);
-        let mut table = fs.system_inode(self, system::ITABLE, layout::ITABLE_OWNER)?;
+        let mut table = fs.inode_table(self)?;
         if next > capacity
             || next % INODES_PER_PAGE != 0
             || capacity.checked_mul(SECTOR) != Some(table.size())
