@@ -27,7 +27,7 @@ fn hopeless(inode: &Inode) -> Option<String> {
         return Some("a system inode in the table".into());
     }
     if inode.is_seal() {
-        return (inode.mode != 0).then(|| "a seal with a mode".into());
+        return (inode.mode != 0 || inode.size != 0).then(|| "a seal with a mode or a size".into());
     }
     if !is_type(inode.kind()) || inode.mode > 0o177_777 {
         return Some(format!("impossible mode {:o}", inode.mode));
