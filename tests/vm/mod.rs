@@ -6,6 +6,7 @@
 mod boot;
 mod crash_keeps_region;
 pub mod demo;
+mod from_6_1;
 mod fstab_and_switch_root;
 mod kexec_keeps_region;
 mod lab_notices;
@@ -56,6 +57,11 @@ pub const SCENARIOS: &[Scenario] = &[
         name: "sparse",
         about: "a file of 128 TiB costs its three pages, in the next kernel too",
         run: sparse::run,
+    },
+    Scenario {
+        name: "from_6_1",
+        about: "all that was written under 6.1 is there in 7.x",
+        run: from_6_1::run,
     },
     Scenario {
         name: "demo",

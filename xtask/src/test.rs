@@ -29,6 +29,7 @@ const STEPS: &[Step] = &[
     step("vm:misuse", Daily, || vm::scenario("misuse")),
     step("vm:mounts", Daily, || vm::scenario("fstab_and_switch_root")),
     step("vm:sparse", Daily, || vm::scenario("sparse")),
+    step("vm:from_6_1", Daily, || vm::scenario("from_6_1")),
     step("vm:demo", Daily, vm_demo),
     step("vm:demo_without_unmount", Daily, || {
         vm::scenario("demo_without_unmount")
