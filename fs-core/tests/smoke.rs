@@ -104,7 +104,7 @@ fn smoke() {
     };
     let f = fs.create(ROOT_INO, b"file", &new).unwrap().ino;
     assert_eq!(fs.lookup(ROOT_INO, b"file"), Ok(f));
-    let data: Vec<u8> = (0..300_000u32).map(|i| (i * 7 >> 3) as u8).collect();
+    let data: Vec<u8> = (0..300_000u32).map(|i| ((i * 7) >> 3) as u8).collect();
     assert_eq!(fs.write(f, 1000, &data), Ok(data.len()));
     let mut back = vec![1u8; data.len() + 5000];
     assert_eq!(fs.read(f, 0, &mut back), Ok(data.len() + 1000));
@@ -124,7 +124,7 @@ fn smoke() {
         .unwrap();
     fs.setxattr(f, b"user.b", b"value", XattrMode::Create)
         .unwrap();
-    drop(fs);
+    // What goes without an unmount has crashed.
     let fs = mount(&r, &h);
     let mut value = [0; 3000];
     assert_eq!(fs.getxattr(f, b"user.a", &mut value), Ok(3000));
@@ -150,7 +150,7 @@ fn smoke() {
     fs.rename(ROOT_INO, b"file", ROOT_INO, b"other", RenameMode::Replace)
         .unwrap();
     let gone = fs.unlink(ROOT_INO, b"other").unwrap();
-    drop(fs);
+    // What goes without an unmount has crashed.
     let fs = mount(&r, &h);
     assert_eq!(fs.stats().pending, 1);
     while fs
