@@ -9,20 +9,20 @@ use crate::lab::{Boot, Guest, Lab, Region, Size};
 use anyhow::{ensure, Context, Result};
 use std::cell::RefCell;
 
-const REGION: &str = "0x100000000+64M";
-const HALF: &str = "0x100000000+32M";
+const REGION: &str = "0x100000000+16M";
+const HALF: &str = "0x100000000+8M";
 /// What /init is told of the region.
-const MEMORY: &str = "0x100000000 0x4000000";
+const MEMORY: &str = "0x100000000 0x1000000";
 
 pub fn run(lab: &Lab) -> Result<()> {
     let region = |size| {
         Boot::new("6.12")
             .region(Region::reserved(size))
             .memory(Size::gib(3))
-            .argument("memmap=16M!0x140000000")
-            .argument("memmap=64M$0x142000000")
+            .argument("memmap=16M!0x13f000000")
+            .argument("memmap=32M$0x140000000")
     };
-    let boot = region(Size::mib(64));
+    let boot = region(Size::mib(16));
     let guest = Refusals::new(lab.boot(&boot)?);
     places(&guest)?;
     held_by_a_driver(&guest)?;
@@ -34,10 +34,10 @@ pub fn run(lab: &Lab) -> Result<()> {
     from_the_future(&guest)?;
 
     // Kernels that were booted with a wrong memmap=, or with none.
-    guest.run("mkfs.rpramfs -q -f -L kept 0x100000000+64M")?;
+    guest.run("mkfs.rpramfs -q -f -L kept 0x100000000+16M")?;
     lab.kexec_load(
         &guest.guest,
-        &region(Size::mib(32)).memory(Size(3 << 30 | 32 << 20)),
+        &region(Size::mib(8)).memory(Size(3 << 30 | 8 << 20)),
     )?;
     lab.kexec(&guest.guest)?;
     half_of_it(&guest)?;
@@ -58,11 +58,11 @@ fn places(guest: &Refusals) -> Result<()> {
     guest.all("0x110000000+64M", &["overlaps System RAM", "memmap="])?;
     guest.all("0x10000000000+1G", &["there is no memory at this address"])?;
     // Past the end of a reservation: into System RAM, and into nothing.
-    let past = ["overlaps System RAM", "reserves only memmap=64M$4G"];
+    let past = ["overlaps System RAM", "reserves only memmap=16M$4G"];
     guest.all("0x100000000+128M", &past)?;
     guest.all(
-        "0x142000000+64M",
-        &["no memory", "from 0x144000000 on", "32 MiB"],
+        "0x140000000+32M",
+        &["no memory", "from 0x141000000 on", "16 MiB"],
     )?;
     // Device registers (the APICs), and the BIOS.
     guest.all("0xfec00000+2M", &["no memory for a region"])?;
@@ -102,7 +102,7 @@ fn places(guest: &Refusals) -> Result<()> {
 fn held_by_a_driver(guest: &Refusals) -> Result<()> {
     let digest = "dd if=/dev/pmem0 bs=1M 2>/dev/null | md5sum";
     guest.watch_by(digest);
-    let range = "0x140000000+16M";
+    let range = "0x13f000000+16M";
     guest.all(range, &["claimed by", "namespace0.0", "/dev/pmem"])?;
     guest.run("mkfs.ext4 -q /dev/pmem0")?;
     guest.all(range, &["claimed by", "namespace0.0"])?;
@@ -120,7 +120,7 @@ fn unformatted(guest: &Refusals) -> Result<()> {
         guest.unreadable(REGION, &["no RP-RAMFS"])?;
     }
     guest.run(format!(
-        "head -c 67108864 /dev/zero | /init memory write {MEMORY}"
+        "head -c 16777216 /dev/zero | /init memory write {MEMORY}"
     ))?;
     guest.unreadable(REGION, &["no RP-RAMFS"])
 }
@@ -164,7 +164,7 @@ fn formatted(guest: &Refusals) -> Result<()> {
     guest.refuse(mount(HALF), 32, &smaller)?;
     guest.refuse(format!("fsck.rpramfs -n {HALF}"), 8, &smaller)?;
     guest.refuse(format!("fsck.rpramfs -y {HALF}"), 8, &smaller)?;
-    let inside = "0x101000000+16M";
+    let inside = "0x100800000+4M";
     guest.refuse(
         format!("mkfs.rpramfs {inside}"),
         8,
@@ -183,7 +183,7 @@ fn mounted(guest: &Refusals) -> Result<()> {
     // A part of it, by another name.
     for tool in ["mkfs.rpramfs", "mkfs.rpramfs -f"] {
         guest.refuse(format!("{tool} {HALF}"), 8, &["in use"])?;
-        guest.refuse(format!("{tool} 0x101000000+16M"), 8, &["in use"])?;
+        guest.refuse(format!("{tool} 0x100800000+4M"), 8, &["in use"])?;
     }
     guest.refuse(format!("rpramfs tune -L new {REGION}"), 8, &["in use"])?;
     guest.refuse(
@@ -216,10 +216,10 @@ fn full(guest: &Refusals) -> Result<()> {
     guest.run("rm -r /mnt/full /mnt/d*; rm -f /mnt/more")?;
     let again: u64 = guest.run(free)?.trim().parse()?;
     ensure!(
-        again > 40 << 10,
+        again > 8 << 10,
         "only {again} KiB free after all was removed"
     );
-    guest.run("dd if=/dev/zero of=/mnt/again bs=1M count=32 && rm /mnt/again")?;
+    guest.run("dd if=/dev/zero of=/mnt/again bs=1M count=8 && rm /mnt/again")?;
     guest.run(format!("umount /mnt && fsck.rpramfs -n {REGION}"))?;
     Ok(())
 }
@@ -233,7 +233,7 @@ fn from_the_future(guest: &Refusals) -> Result<()> {
         (96, 1 << 63, "newer"),
     ] {
         guest.run(format!("mkfs.rpramfs -q -f -L kept {REGION}"))?;
-        for copy in [0x1_0000_0000_u64, 0x1_0400_0000 - 4096] {
+        for copy in [0x1_0000_0000_u64, 0x1_0100_0000 - 4096] {
             let mut block = guest.read(copy, 256)?;
             block[offset..offset + 4].copy_from_slice(&(value as u32).to_le_bytes());
             if offset == 96 {
@@ -265,10 +265,10 @@ fn from_the_future(guest: &Refusals) -> Result<()> {
 
 /// The kernel reserves the first half of the region only.
 fn half_of_it(guest: &Refusals) -> Result<()> {
-    guest.watch("0x100000000 0x2000000");
+    guest.watch("0x100000000 0x800000");
     guest.all(
         REGION,
-        &["overlaps System RAM", "reserves only memmap=32M$4G"],
+        &["overlaps System RAM", "reserves only memmap=8M$4G"],
     )?;
     guest.refuse(
         format!("mkfs.rpramfs {HALF}"),
