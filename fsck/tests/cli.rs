@@ -176,7 +176,8 @@ fn a_mounted_region_is_refused() {
 fn progress_for_programs() {
     let (_dir, path) = image();
     // As systemd-fsck does it: the child inherits the writing end of a pipe.
-    let (mut reader, writer) = std::io::pipe().expect("pipe");
+    let (reader, writer) = nix::unistd::pipe().expect("pipe");
+    let mut reader = std::fs::File::from(reader);
     let script = format!("exec {FSCK} -n -C 3 '{}' 3>&1 >/dev/null", path.display());
     let mut child = Command::new("sh")
         .args(["-c", &script])
