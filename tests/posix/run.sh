@@ -27,9 +27,9 @@ place=${RPRAMFS_PLACE:-}
 suites() {
     cat <<'LIST'
 quick        60   pjdfstest, fsx with 3 seeds, fio, sparse, sqlite
-all         420   everything below
+all         500   everything below
 pjdfstest    15   POSIX system calls, one by one
-fsx         150   20 seeds of 20000 random operations on one file, twice
+fsx         200   20 seeds of 20000 random operations on one file, twice
 stress-ng    70   every stressor of class "filesystem", with --verify
 fio          40   random writes read back by checksum: psync, direct, mmap, libaio
 dbench       15   a file server's load
