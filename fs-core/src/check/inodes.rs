@@ -27,7 +27,8 @@ fn hopeless(inode: &Inode) -> Option<String> {
         return Some("a system inode in the table".into());
     }
     if inode.is_seal() {
-        return (inode.mode != 0 || inode.size != 0).then(|| "a seal with a mode or a size".into());
+        let odd = inode.mode != 0 || inode.size != 0 || inode.nlink != 0 || inode.seal != 0;
+        return odd.then(|| "a seal with what only a file has".into());
     }
     if !is_type(inode.kind()) || inode.mode > 0o177_777 {
         return Some(format!("impossible mode {:o}", inode.mode));
