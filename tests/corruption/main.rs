@@ -5,8 +5,9 @@
 //! `RPRAMFS_IMAGES` sets the number of images of each test.
 
 use fs_core::{Error, Fs, Ino, Region, RenameMode, Seek, SetAttr, ROOT_INO};
+use rpramfs_tests::checker;
 use rpramfs_tests::crash::{quietly, resolve};
-use rpramfs_tests::fixture::{format, mount};
+use rpramfs_tests::fixture::{drain, empty, format, mount};
 use rpramfs_tests::host::{Rng, TestHost};
 use rpramfs_tests::record::{Image, Metered, Scratch};
 use rpramfs_tests::script::*;
@@ -217,6 +218,29 @@ fn write_everywhere<R: Region>(fs: &Fs<R, TestHost>, want: &Tree) {
     let _ = fs.unmount();
 }
 
+/// Repairs, checks, mounts, walks, deletes everything. Returns of how many inodes something is
+/// lost.
+fn repaired<R: Region>(region: &R, host: &TestHost, want: &Tree) -> Result<u64, String> {
+    match checker::repair(region, host) {
+        // A superblock from the future, made whole by its checksum: not ours to repair.
+        Err(Error::UnknownFeatures { .. }) => return Ok(0),
+        Err(e) => return Err(format!("{e:?}")),
+        Ok(_) => {}
+    }
+    checker::clean_structure(region, host).map_err(|e| format!("the second {e}"))?;
+    let host = host.reborn();
+    let fs = mount(region, host.clone()).map_err(|e| format!("mount: {e:?}"))?;
+    let tree = walk(&fs, &[])?;
+    drain(&fs)?;
+    if !host.reports().is_empty() {
+        return Err(format!("corruption reported: {:?}", host.reports()));
+    }
+    empty(&fs).map_err(|e| format!("deleting everything: {e}"))?;
+    checker::clean(region, &host).map_err(|e| format!("when emptied, {e}"))?;
+    let lost = want.iter().filter(|(ino, w)| tree.get(ino) != Some(w));
+    Ok(lost.count() as u64)
+}
+
 fn region_of(image: &Image, off: u64) -> &'static str {
     let word = |at: u64| image.mem.load(at).expect("inside");
     let page = off / 4096;
@@ -235,11 +259,11 @@ fn region_of(image: &Image, off: u64) -> &'static str {
         1 => "system page",
         2 => "shards",
         p if p >= end => "backup",
-        p if p >= data => match word(page * 4096) as u32 {
-            0x444e_5052 => "node",
-            0x4158_5052 => "xattr block",
-            0x4e49_5052 => "inode",
-            _ => "other page",
+        p if p >= data => match (word(page * 4096) as u32, word(off & !255) as u32) {
+            (0x444e_5052, _) => "node",
+            (0x4158_5052, _) => "xattr block",
+            (_, 0x4e49_5052) => "inode",
+            _ => "value or target",
         },
         p if p >= st => "struct pages",
         p if p >= journal => "journal",
@@ -303,7 +327,7 @@ fn mend(mem: &Scratch, image: &Image, off: u64) {
                 _ => {}
             }
         }
-        "struct pages" | "other page" | "?" => {}
+        "struct pages" | "value or target" | "?" => {}
         _ => put(sector + 4, crc(seed, sector, 256, 4..8, true)),
     }
 }
@@ -326,13 +350,14 @@ fn images(daily: u64) -> u64 {
 }
 
 /// Damages one word of each image, with or without mended checksums.
-fn damage(what: &str, daily: u64, mended: bool) {
+fn damage(what: &str, daily: u64, mended: bool, repair: bool) {
     let s = specimen();
     let n = images(daily);
     let next = AtomicU64::new(0);
     let failures = Mutex::new(Vec::new());
-    // Structure: images, not mounted, read-only afterwards, inodes lost (sum and most).
-    let table: Mutex<BTreeMap<&str, [u64; 5]>> = Mutex::new(BTreeMap::new());
+    // Structure: images, not mounted, read-only afterwards, inodes lost (sum and most),
+    // inodes of which something is lost after repair.
+    let table: Mutex<BTreeMap<&str, [u64; 6]>> = Mutex::new(BTreeMap::new());
     std::thread::scope(|scope| {
         for _ in 0..std::thread::available_parallelism().map_or(2, usize::from) {
             scope.spawn(|| {
@@ -375,10 +400,15 @@ fn damage(what: &str, daily: u64, mended: bool) {
                     let host = TestHost::new(4);
                     let structure = region_of(&s.image, off);
                     let mut bad = Vec::new();
+                    let mut repair_lost = 0;
                     let mut seen = Seen::default();
                     match quietly(|| tour(&metered, &host, &s.tree, !mended)) {
                         Err(panic) => bad.push(panic),
-                        Ok(Err(_)) => {}
+                        Ok(Err(e)) => {
+                            if std::env::var_os("RPRAMFS_VERBOSE").is_some() {
+                                println!("{structure} at {off:#x} {damage:?}: not mounted: {e}");
+                            }
+                        }
                         Ok(Ok(t)) => {
                             bad.extend(t.wrong.iter().cloned());
                             seen = t;
@@ -387,6 +417,34 @@ fn damage(what: &str, daily: u64, mended: bool) {
                     if metered.exceeded() {
                         bad.push("out of its budget of accesses".into());
                     }
+                    // One word costs what its structure describes: an inode, and the listings of
+                    // the directories that name it; of what is there a fixed number of times,
+                    // nothing.
+                    let most = match structure {
+                        "inode" => 3,
+                        "node" | "xattr block" | "value or target" => 1,
+                        _ => 0,
+                    };
+                    if !mended && seen.lost > most {
+                        bad.push(format!("{} inodes are lost", seen.lost));
+                    }
+                    // The same damage, repaired: what a second check finds clean, works.
+                    if repair {
+                        scratch.reset(&s.image.mem);
+                        scratch.store(off, new).expect("inside");
+                        if mended {
+                            mend(&scratch, &s.image, off);
+                        }
+                        metered.refill(s.cost * 30 + 100_000);
+                        let repaired = quietly(|| repaired(&metered, &host, &s.tree));
+                        match repaired.and_then(|r| r) {
+                            Ok(lost) => repair_lost = lost,
+                            Err(e) => bad.push(format!("repair: {e}")),
+                        }
+                        if metered.exceeded() {
+                            bad.push("repair: out of its budget of accesses".into());
+                        }
+                    }
                     let mut t = table.lock().expect("not poisoned");
                     let row = t.entry(structure).or_default();
                     row[0] += 1;
@@ -394,6 +452,7 @@ fn damage(what: &str, daily: u64, mended: bool) {
                     row[2] += u64::from(seen.read_only);
                     row[3] += seen.lost;
                     row[4] = row[4].max(seen.lost);
+                    row[5] += repair_lost;
                     drop(t);
                     for b in bad {
                         failures.lock().expect("not poisoned").push(format!(
@@ -406,13 +465,13 @@ fn damage(what: &str, daily: u64, mended: bool) {
     });
     println!("corruption, {what}: {n} images");
     println!(
-        "{:20} {:>8} {:>12} {:>10} {:>10} {:>6}",
-        "structure", "images", "not mounted", "read-only", "lost", "most"
+        "{:20} {:>8} {:>12} {:>10} {:>10} {:>6} {:>10}",
+        "structure", "images", "not mounted", "read-only", "lost", "most", "repaired"
     );
     for (k, r) in table.lock().expect("not poisoned").iter() {
         println!(
-            "{k:20} {:>8} {:>12} {:>10} {:>10} {:>6}",
-            r[0], r[1], r[2], r[3], r[4]
+            "{k:20} {:>8} {:>12} {:>10} {:>10} {:>6} {:>10}",
+            r[0], r[1], r[2], r[3], r[4], r[5]
         );
     }
     let failures = failures.into_inner().expect("not poisoned");
@@ -424,10 +483,24 @@ fn damage(what: &str, daily: u64, mended: bool) {
 
 #[test]
 fn corruption_one_word() {
-    damage("one word", 6000, false);
+    damage("one word", 3000, false, true);
 }
 
 #[test]
 fn corruption_one_word_checksums_mended() {
-    damage("one word, checksums mended", 6000, true);
+    damage("one word, checksums mended", 3000, true, false);
+}
+
+/// Of 12,000 images, 8 are found clean by the check and refused by the operations: seals with
+/// fields nobody sets, attribute names outside of all namespaces, superblocks with places of
+/// later versions.
+#[test]
+#[ignore = "check and operations disagree about a few fields that only mended checksums reach"]
+fn corruption_one_word_checksums_mended_then_repaired() {
+    damage(
+        "one word, checksums mended, then repaired",
+        12_000,
+        true,
+        true,
+    );
 }

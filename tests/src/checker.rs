@@ -8,10 +8,11 @@ fn run<R: Region, H: Host>(
     region: &R,
     host: &H,
     repair: bool,
+    data: bool,
 ) -> Result<(Report, Vec<String>), fs_core::Error> {
     let options = CheckOptions {
         repair,
-        data: true,
+        data,
         quick: false,
         owner: repair.then_some(Owner {
             boot_id: *b"boot-id-of-fsck.",
@@ -39,7 +40,19 @@ fn run<R: Region, H: Host>(
 /// # Errors
 /// What was found.
 pub fn clean<R: Region, H: Host>(region: &R, host: &H) -> Result<Report, String> {
-    let (report, found) = run(region, host, false).map_err(|e| format!("check: {e:?}"))?;
+    clean_if(region, host, true)
+}
+
+/// As [`clean`], but what sealed files hold is not looked at: no repair brings it back.
+///
+/// # Errors
+/// What was found.
+pub fn clean_structure<R: Region, H: Host>(region: &R, host: &H) -> Result<Report, String> {
+    clean_if(region, host, false)
+}
+
+fn clean_if<R: Region, H: Host>(region: &R, host: &H, data: bool) -> Result<Report, String> {
+    let (report, found) = run(region, host, false, data).map_err(|e| format!("check: {e:?}"))?;
     if report.found == 0 && found.is_empty() {
         Ok(report)
     } else {
@@ -55,5 +68,5 @@ pub fn repair<R: Region, H: Host>(
     region: &R,
     host: &H,
 ) -> Result<(Report, Vec<String>), fs_core::Error> {
-    run(region, host, true)
+    run(region, host, true, true)
 }
