@@ -51,7 +51,7 @@ pub struct Measure {
     pub baseline: f64,
     /// Ours ÷ baseline: the median over the rounds, each of which measured both.
     pub ratio: f64,
-    /// Of the rounds' ratios: (largest − smallest) ÷ median.
+    /// How far the rounds' ratios lie apart, ÷ their median: all of them (`criu`), or the middle half.
     pub spread: f64,
 }
 
