@@ -20,7 +20,8 @@ const STEPS: &[Step] = &[
     step("core:msrv", Daily, core_msrv),
     step("unit:all", Daily, unit),
     step("unit:full", Full, unit_full),
-    step("posix", Daily, posix),
+    step("posix:quick", Daily, || posix("quick")),
+    step("posix:all", Full, || posix("all")),
     step("tools:static", Daily, static_tools),
     step("vm:boot", Daily, || vm::scenario("boot")),
     step("vm:kexec", Daily, || vm::scenario("kexec_keeps_region")),
@@ -183,11 +184,11 @@ fn unit_full() -> Result<()> {
 }
 
 /// Judges nobody here wrote, on FUSE mounts of this machine.
-fn posix() -> Result<()> {
+fn posix(suites: &str) -> Result<()> {
     let script = host::root().join("tests/posix/run.sh");
     show(
         std::process::Command::new(script)
-            .arg("all")
+            .arg(suites)
             .current_dir(host::root()),
     )
 }
