@@ -71,9 +71,10 @@ pub(super) const CONNECTED: u8 = 8;
 pub(super) const ON_WAY: u8 = 16;
 /// The caller wants its tree left as it is.
 pub(super) const LEFT: u8 = 32;
-
 /// Freed by this check; taken out of the list at the end of the phase.
 pub(super) const GONE: u8 = 64;
+/// A symbolic link that gave its target back already.
+pub(super) const NO_TARGET: u8 = 128;
 
 /// Entries to be added to a directory: inode, type and name by key.
 pub(super) type Added = BTreeMap<u64, (Ino, u8, Vec<u8>)>;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0 OR GPL-2.0
 //! Names: what they name, and whether the root reaches every directory.
 
-use super::checker::{Checker, Res, CONNECTED, HAS_ENTRIES, LEFT, ON_WAY};
+use super::checker::{Checker, Res, CONNECTED, HAS_ENTRIES, LEFT, NO_TARGET, ON_WAY};
 use super::node::{DirList, Entry};
 use super::report::{Finding, Phase, Structure};
 use super::tree;
@@ -240,6 +240,9 @@ impl Checker<'_, '_> {
         };
         if info.flags & iflag::SEAL != 0 {
             return Some(format!("names inode {}, which is a seal", e.ino));
+        }
+        if info.marks & NO_TARGET != 0 {
+            return Some(format!("names symbolic link {}, which was removed", e.ino));
         }
         if e.ino == ROOT_INO || e.ino == dir {
             return Some(format!("names directory {}, above it", e.ino));

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0 OR GPL-2.0
 //! The inodes one by one, and the nodes of their trees.
 
-use super::checker::{Checker, Damaged, Info, Res, INTENT, LEFT};
+use super::checker::{Checker, Damaged, Info, Res, INTENT, LEFT, NO_TARGET};
 use super::flip;
 use super::inode::{is_type, Inode, Slot};
 use super::report::{Finding, Phase, Structure};
@@ -40,6 +40,8 @@ fn hopeless(inode: &Inode) -> Option<String> {
         let right = match inode.format {
             body::TARGET => (1..=at::BODY_SIZE as u64).contains(&inode.size),
             body::TARGET_PAGE => (1..=types::SYMLINK_MAX as u64).contains(&inode.size),
+            // One that is being reclaimed gives its target back first.
+            body::INLINE => inode.nlink == 0 && inode.count == 0,
             _ => false,
         };
         return (!right).then(|| "a symbolic link without a target".into());
@@ -316,7 +318,10 @@ impl Checker<'_, '_> {
 
     /// The target of a symbolic link.
     fn check_target(&mut self, inode: &Inode, info: &mut Info) -> Res<Option<String>> {
-        if inode.format == body::TARGET {
+        if inode.format == body::INLINE {
+            info.marks |= NO_TARGET;
+        }
+        if inode.format != body::TARGET_PAGE {
             return Ok(None);
         }
         let page = get64(&inode.body, 0);

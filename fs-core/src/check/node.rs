@@ -242,6 +242,12 @@ impl Node {
         self.entry(i).map(Record::parse)
     }
 
+    /// Where in the node the name of directory entry `i` begins, where the entry is sound.
+    #[must_use]
+    pub fn name_at(&self, i: u16) -> Option<u16> {
+        self.entry(i).map(|e| get16(e, 16))
+    }
+
     /// Directory entry `i` of a leaf: key, inode, type and name, where entry and name are sound.
     #[must_use]
     pub fn dentry(&self, i: u16) -> Option<(u64, Ino, u8, &[u8])> {

@@ -190,6 +190,10 @@ pub fn walk(
                 );
             }
         }
+        let names = kind == at::KIND_DENTRIES && node.level == 0;
+        if !names && (u64::from(node.heap) != PAGE || node.dead != 0) {
+            scan.fault(off, "has names, and is no leaf of a directory");
+        }
         check_keys(&node, &step, &mut scan);
         if node.level == 0 {
             scan.entries = scan.entries.saturating_add(u64::from(node.count));
@@ -271,6 +275,13 @@ fn check_heap(node: &Node, scan: &mut Scan) {
                 return;
             }
             None => return,
+        }
+        if node.name_at(i).is_some_and(|at| at < node.heap) {
+            scan.fault(
+                node.entry_offset(i),
+                "its name lies before the names of the node",
+            );
+            return;
         }
     }
     if bytes != PAGE - heap {
