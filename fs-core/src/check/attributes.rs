@@ -14,6 +14,11 @@ use alloc::string::String;
 use alloc::vec;
 use alloc::vec::Vec;
 
+/// What names begin with.
+const SPACES: [&[u8]; 4] = [b"user.", b"trusted.", b"security.", b"system."];
+/// Values elsewhere that an inode can have.
+const MOST_ELSEWHERE: u64 = 8;
+
 /// One attribute.
 #[derive(Clone, Debug)]
 pub struct Attribute {
@@ -36,7 +41,7 @@ impl Attribute {
     #[must_use]
     pub fn pages(&self) -> u64 {
         self.elsewhere
-            .map_or(0, |_| u64::from(self.len).div_ceil(PAGE))
+            .map_or(0, |_| u64::from(self.len).div_ceil(PAGE).max(1))
     }
 
     /// The value; `Ok(Err(why))` where it is not sound.
@@ -175,6 +180,15 @@ impl AttributeBlock {
     }
 }
 
+/// Can an attribute be asked for by this name? One that can only be listed is of no use to anybody,
+/// and in the way of whoever copies all of them.
+fn is_name(name: &[u8]) -> bool {
+    !name.contains(&0)
+        && SPACES
+            .iter()
+            .any(|space| name.len() > space.len() && name.starts_with(space))
+}
+
 impl Checker<'_, '_> {
     pub(super) fn check_attributes(&mut self, inode: &mut Inode, info: &mut Info) -> Res<()> {
         if inode.xattr == 0 {
@@ -215,13 +229,17 @@ impl Checker<'_, '_> {
             }
         };
         let mut pages = 1u64;
+        let mut elsewhere = 0;
         let mut keep = Vec::new();
         for (n, a) in block.list.iter().enumerate() {
             let twin = block.list.iter().take(n).any(|b| b.name == a.name);
             let why = match a.elsewhere {
-                _ if a.name.contains(&0) => Some(String::from("is no name")),
+                _ if !is_name(&a.name) => Some(String::from("is no name")),
                 _ if twin => Some(String::from("is there twice")),
                 None => None,
+                Some(_) if elsewhere == MOST_ELSEWHERE => {
+                    Some(format!("is one of more than {elsewhere} values elsewhere"))
+                }
                 Some((page, _)) if !self.geo.is_data(page, a.pages()) => {
                     Some(String::from("its value lies outside the data"))
                 }
@@ -229,6 +247,7 @@ impl Checker<'_, '_> {
                     Err(why) => Some(why.into()),
                     Ok(_) => match self.claims.claim(page, a.pages(), inode.ino) {
                         Ok(()) => {
+                            elsewhere += 1;
                             pages = pages.saturating_add(a.pages());
                             None
                         }
