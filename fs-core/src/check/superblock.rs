@@ -2,14 +2,18 @@
 //! The two superblocks.
 
 use super::checker::{Checker, Res};
+use super::inode::{Inode, Slot};
 use super::marker::Marker;
+use super::node::Entry;
 use super::report::{Finding, Phase, Structure};
-use super::store::Sector;
+use super::store::{Sector, Store};
+use super::tree;
 use crate::bytes::{get32, get64, get8, put};
 use crate::error::{Error, Result};
 use crate::host::Host;
-use crate::layout::{self, sb, Geometry, PAGE, SECTOR};
+use crate::layout::{self, sb, slot, system, Geometry, PAGE, SECTOR};
 use crate::region::Region;
+use crate::types::ROOT_INO;
 use alloc::format;
 use alloc::string::String;
 
@@ -43,13 +47,17 @@ impl Superblock {
             && get64(bytes, sb::CHUNK_START) == geo.chunk_start
             && get64(bytes, sb::JOURNAL_START) == geo.journal_start
             && get64(bytes, sb::STRUCT_START) == geo.struct_start
+            && get64(bytes, sb::PPP_START) == 0
+            && get64(bytes, sb::PPP_PAGES) == 0
             && get8(bytes, sb::PAGE_SHIFT) == 12
             && get8(bytes, sb::CHUNK_SHIFT) == 9
             && get8(bytes, sb::GROUP_SHIFT) == 9;
-        if !same {
+        // What a feature that is not known here lays out otherwise is not to be judged here.
+        let ours = get64(bytes, sb::INCOMPAT) & !layout::KNOWN_INCOMPAT == 0;
+        if ours && !same {
             return Err("contradicts itself about where things lie".into());
         }
-        if get32(bytes, sb::HASH) != layout::HASH_SIPHASH24 {
+        if ours && get32(bytes, sb::HASH) != layout::HASH_SIPHASH24 {
             return Err("unknown hash of names".into());
         }
         if geo.total_pages > len / PAGE {
@@ -127,6 +135,52 @@ impl Superblock {
         }
     }
 
+    /// How much of the region's fixed structures, and of the names in the root, agrees with it.
+    fn fit(&self, region: &dyn Region, host: &dyn Host) -> Result<u64> {
+        let mut store = Store::new(region, host, false);
+        store.set_seed(self.crc_seed());
+        let g = &self.geo;
+        let fixed = [
+            (g.system_offset(system::FRONTIER), layout::FRONTIER_MAGIC),
+            (g.system_offset(system::IFRONTIER), layout::IFRONTIER_MAGIC),
+            (g.system_offset(system::ITABLE), layout::INODE_MAGIC),
+            (g.itable_copy_offset(), layout::INODE_MAGIC),
+        ];
+        let sets = (0..layout::PENDING_SETS)
+            .map(|n| (g.system_offset(system::PENDING + n), layout::INODE_MAGIC));
+        let shards = (0..g.shards).map(|n| (g.shard_offset(n), layout::SHARD_MAGIC));
+        let accounts = (0..g.slots).map(|n| {
+            let off = g.slot_offset(n).saturating_add(slot::ACCOUNT);
+            (off, layout::ACCOUNT_MAGIC)
+        });
+        let mut fit = 0u64;
+        for (off, magic) in fixed.into_iter().chain(sets).chain(shards).chain(accounts) {
+            fit = fit.saturating_add(u64::from(store.intact(off, &store.sector(off)?, magic)));
+        }
+        Ok(fit.saturating_add(self.names_that_fit(&store)?))
+    }
+
+    /// Names in the root that lie under their hash.
+    fn names_that_fit(&self, store: &Store<'_>) -> Result<u64> {
+        let off = self.geo.system_offset(system::ITABLE);
+        let Slot::Inode(table) = Inode::load(store, off, layout::ITABLE_OWNER)? else {
+            return Ok(0);
+        };
+        let (records, _) = tree::records(store, &self.geo, &table)?;
+        let first = records.first().filter(|r| r.key == 0);
+        let Some(page) = first.map(|r| r.a).filter(|p| self.geo.is_data(*p, 1)) else {
+            return Ok(0);
+        };
+        let off = page * PAGE + ROOT_INO * SECTOR;
+        let Slot::Inode(root) = Inode::load(store, off, ROOT_INO)? else {
+            return Ok(0);
+        };
+        let (list, _) = tree::entries(store, &self.geo, &root)?;
+        let hash = self.hash_key();
+        let right = |e: &&Entry| layout::name_key(hash, list.name(e)) & !0xff == e.key & !0xff;
+        Ok(list.entries.iter().filter(right).count() as u64)
+    }
+
     /// Writes both copies, the backup first. The caller holds the mount marker.
     pub fn write(&self, region: &dyn Region) -> Result<()> {
         region.write(self.geo.backup_offset(), &self.bytes)?;
@@ -177,12 +231,22 @@ impl Superblocks {
         if len < PAGE * layout::MIN_PAGES {
             return Err(Error::TooSmall);
         }
-        let primary = at(0)?;
+        let mut primary = at(0)?;
         let last = (len / PAGE - 1) * PAGE;
-        let backup = match &primary {
-            Ok(p) => match at(p.geo.backup_offset())? {
-                Ok(b) if b.geo != p.geo => Err("is of a filesystem of another shape".into()),
-                b => b,
+        // A backup is one only where it says that it lies.
+        let backup_at = |off: u64| -> Result<core::result::Result<Superblock, String>> {
+            Ok(at(off)?.and_then(|b| {
+                if b.geo.backup_offset() == off {
+                    Ok(b)
+                } else {
+                    Err("is of a filesystem of another shape".into())
+                }
+            }))
+        };
+        let mut backup = match &primary {
+            Ok(p) => match backup_at(p.geo.backup_offset())? {
+                Err(why) => backup_at(last)?.or(Err(why)),
+                found => found,
             },
             Err(_) => {
                 let mut found = Err(String::from("no magic"));
@@ -190,12 +254,11 @@ impl Superblocks {
                 while page >= layout::MIN_PAGES - 1 {
                     let off = page * PAGE;
                     if region.load(off)? == layout::SUPER_MAGIC {
-                        match at(off)? {
-                            Ok(b) if b.geo.backup_offset() == off => {
+                        match backup_at(off)? {
+                            Ok(b) => {
                                 found = Ok(b);
                                 break;
                             }
-                            Ok(_) => {}
                             Err(why) if off == last => found = Err(why),
                             Err(_) => {}
                         }
@@ -208,6 +271,18 @@ impl Superblocks {
                 found
             }
         };
+        if let (Ok(p), Ok(b)) = (&primary, &backup) {
+            // These never change. Where the copies differ in them, the region tells who is right.
+            let same = p.geo == b.geo && p.crc_seed() == b.crc_seed();
+            let why = || Err(String::from("does not fit what lies in the region"));
+            if !same || p.hash_key() != b.hash_key() {
+                if b.fit(region, host)? > p.fit(region, host)? {
+                    primary = why();
+                } else {
+                    backup = why();
+                }
+            }
+        }
         Ok(Superblocks { primary, backup })
     }
 
