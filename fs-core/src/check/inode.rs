@@ -84,6 +84,24 @@ impl Inode {
         }
     }
 
+    /// Does a system inode have only what one has: a body, its pages and (the table) a size?
+    pub(super) fn is_system(&self, size: u64, pages: u64) -> bool {
+        let mut want = Inode::free(self.offset, self.ino, self.generation);
+        want.flags = iflag::IN_USE | iflag::SYSTEM;
+        want.size = size;
+        want.pages = pages;
+        want.format = self.format;
+        want.depth = self.depth;
+        want.count = self.count;
+        want.body = self.body;
+        let body = match self.format {
+            body::INLINE => self.depth == 0 && usize::from(self.count) <= at::INLINE_RECORDS,
+            body::TREE => self.count == 0,
+            _ => false,
+        };
+        body && *self == want
+    }
+
     /// Takes the fields from a sector; checks nothing.
     #[must_use]
     pub fn parse(offset: u64, s: &Sector) -> Self {

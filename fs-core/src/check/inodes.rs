@@ -440,12 +440,7 @@ impl Checker<'_, '_> {
                 Slot::Zero => Some(String::from("zeros")),
                 Slot::Bad(why) => Some(why.into()),
                 Slot::Inode(inode) => {
-                    if inode.flags != iflag::IN_USE | iflag::SYSTEM
-                        || inode.format > body::TREE
-                        || (inode.format == body::TREE && inode.count != 0)
-                        || (inode.format == body::INLINE && inode.depth != 0)
-                        || usize::from(inode.count) > at::INLINE_RECORDS
-                    {
+                    if !inode.is_system(0, inode.pages) {
                         Some("impossible fields".into())
                     } else {
                         let mut visit = Visit::Claim(&mut self.claims);

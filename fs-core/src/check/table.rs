@@ -9,7 +9,7 @@ use super::report::{Finding, Phase, Structure};
 use super::tree::{self, Scan};
 use crate::bytes::{get32, get64};
 use crate::layout::{
-    iflag, inode as at, system, EXTENT_LEN, GROUP_PAGES, INODES_PER_PAGE, INODE_MAGIC,
+    body, iflag, inode as at, system, EXTENT_LEN, GROUP_PAGES, INODES_PER_PAGE, INODE_MAGIC,
     ITABLE_OWNER, PAGE, SECTOR,
 };
 use crate::types::Ino;
@@ -104,7 +104,7 @@ impl Checker<'_, '_> {
     /// without a gap.
     fn table_runs(&self, inode: &Inode) -> Res<(Table, Scan, bool)> {
         let (records, scan) = tree::records(&self.store, &self.geo, inode)?;
-        let mut sound = scan.fault_count == 0 && inode.format <= 1 && !records.is_empty();
+        let mut sound = scan.fault_count == 0 && !records.is_empty();
         let mut table = Table::default();
         let mut taken = Claims::default();
         for r in records {
@@ -124,6 +124,10 @@ impl Checker<'_, '_> {
             }
         }
         table.nodes.clone_from(&scan.nodes);
+        let pages = table.pages();
+        let nodes = table.nodes.len() as u64;
+        sound &= inode.is_system(pages.saturating_mul(PAGE), pages.saturating_add(nodes))
+            && (inode.format == body::INLINE || inode.tree_records() == scan.entries);
         Ok((table, scan, sound))
     }
 
@@ -132,6 +136,15 @@ impl Checker<'_, '_> {
         let copy_off = self.geo.itable_copy_offset();
         let load = |off| Inode::load(&self.store, off, ITABLE_OWNER);
         let (primary, copy) = (load(off)?, load(copy_off)?);
+        // Flipped bits of its nodes first: with them it is whole.
+        for slot in [&primary, &copy] {
+            if let Slot::Inode(inode) = slot {
+                let (_, scan) = tree::records(&self.store, &self.geo, inode)?;
+                if scan.fault_count > 0 && scan.only_mends() {
+                    self.find_faults(ITABLE_OWNER, &scan, "set right")?;
+                }
+            }
+        }
         let mut best: Option<(Table, Scan)> = None;
         let mut whole = false;
         if let Slot::Inode(inode) = &primary {
