@@ -2,12 +2,13 @@
 //! Extended attributes (LAYOUT.md, section 12).
 
 use super::checker::{Checker, Info, Res};
+use super::flip;
 use super::inode::Inode;
 use super::report::{Finding, Structure};
 use super::store::{Page, Store};
 use crate::bytes::{get16, get32, get64, get8, put16};
 use crate::layout::{xattr as at, Geometry, PAGE, XATTR_MAGIC};
-use crate::types::{XATTR_NAME_MAX, XATTR_SIZE_MAX};
+use crate::types::{Ino, XATTR_NAME_MAX, XATTR_SIZE_MAX};
 use alloc::boxed::Box;
 use alloc::format;
 use alloc::string::String;
@@ -190,6 +191,37 @@ fn is_name(name: &[u8]) -> bool {
 }
 
 impl Checker<'_, '_> {
+    /// Sets a flipped bit of a value elsewhere right.
+    fn mend_value(&mut self, ino: Ino, a: &Attribute) -> Res<()> {
+        let Some((page, crc)) = a.elsewhere else {
+            return Ok(());
+        };
+        if !self.geo.is_data(page, a.pages()) {
+            return Ok(());
+        }
+        let off = page.saturating_mul(PAGE);
+        let mut value = vec![0; a.len as usize];
+        self.store.read(off, &mut value)?;
+        let sum = self.store.sum(off, &value);
+        let mut right = value.clone();
+        if sum == crc || !flip::mend(&mut right, sum, crc) {
+            return Ok(());
+        }
+        let name = super::directories::readable(&a.name);
+        let f = Finding::new(
+            Structure::Attribute,
+            off,
+            format!("{name}: one bit of its value flipped"),
+        )
+        .of(ino)
+        .fix("set right")
+        .harmless();
+        if self.find(&f)? {
+            self.stage_bytes(off, &value, &right)?;
+        }
+        Ok(())
+    }
+
     pub(super) fn check_attributes(&mut self, inode: &mut Inode, info: &mut Info) -> Res<()> {
         if inode.xattr == 0 {
             return Ok(());
@@ -232,6 +264,7 @@ impl Checker<'_, '_> {
         let mut elsewhere = 0;
         let mut keep = Vec::new();
         for (n, a) in block.list.iter().enumerate() {
+            self.mend_value(inode.ino, a)?;
             let twin = block.list.iter().take(n).any(|b| b.name == a.name);
             let why = match a.elsewhere {
                 _ if !is_name(&a.name) => Some(String::from("is no name")),

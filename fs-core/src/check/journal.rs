@@ -2,6 +2,7 @@
 //! Journal slots (LAYOUT.md, section 9).
 
 use super::checker::{Checker, Res};
+use super::flip;
 use super::report::{Finding, Phase, Structure};
 use super::store::{Sector, Store};
 use crate::bytes::{get32, get64, put, put32, put64};
@@ -118,6 +119,52 @@ fn read_transaction(
     Ok(Ok(homes))
 }
 
+/// The word that makes a slot right whose transaction fails its check, and its offset, if one
+/// flipped bit is all that is wrong.
+fn mended_word(store: &Store<'_>, geo: &Geometry, index: u64) -> crate::Result<Option<(u64, u64)>> {
+    let off = geo.slot_offset(index);
+    let at = off + slot::COMMIT;
+    let commit = get64(&store.sector(off)?, slot::COMMIT as usize);
+    // No transaction has a commit word of one bit: it was none.
+    if commit.is_power_of_two() {
+        return Ok(Some((at, 0)));
+    }
+    for bit in 0..32 {
+        let word = commit ^ 1 << bit;
+        if read_transaction(store, geo, off, word)?.is_ok() {
+            return Ok(Some((at, word)));
+        }
+    }
+    let count = commit >> 16 & 0xffff;
+    if count == 0 || count > slot::SECTORS {
+        return Ok(None);
+    }
+    let mut bytes = vec![0; (count * (8 + SECTOR)) as usize];
+    let (table, contents) = bytes.split_at_mut(count as usize * 8);
+    store.read(off + slot::TABLE, table)?;
+    store.read(off + slot::DATA, contents)?;
+    let table = table.len() as u64;
+    let crc = store.sum(off, &(commit & 0xffff_ffff).to_le_bytes());
+    let crc = store.host().crc32(crc, &bytes);
+    let differs = crc ^ (commit >> 32) as u32;
+    if differs.is_power_of_two() {
+        return Ok(Some((at, commit & 0xffff_ffff | u64::from(crc) << 32)));
+    }
+    let Some((byte, mask)) = flip::locate(differs, bytes.len()) else {
+        return Ok(None);
+    };
+    let byte = byte as u64;
+    let place = match byte.checked_sub(table) {
+        Some(inside) => off + slot::DATA + inside,
+        None => off + slot::TABLE + byte,
+    };
+    let word = store.base().load(place & !7)?;
+    Ok(Some((
+        place & !7,
+        word ^ u64::from(mask) << (place % 8 * 8),
+    )))
+}
+
 /// The account of slot `index`, or why it is none.
 pub fn account(
     store: &Store<'_>,
@@ -154,6 +201,18 @@ pub(super) fn encode_account(store: &Store<'_>, geo: &Geometry, index: u64, a: &
 }
 
 impl Store<'_> {
+    /// Changes a word of a journal slot.
+    fn put_word(&mut self, at: u64, word: u64) -> crate::Result<()> {
+        if self.is_live() {
+            return self.base().store(at, word);
+        }
+        let sector = at - at % SECTOR;
+        let mut bytes = self.sector(sector)?;
+        put64(&mut bytes, (at % SECTOR) as usize, word);
+        self.stage(sector, &bytes);
+        Ok(())
+    }
+
     /// Takes over the sectors of a committed transaction.
     pub(super) fn replay(&mut self, slot_off: u64, homes: &[(u64, u8)]) -> crate::Result<()> {
         let mut at = slot_off + slot::DATA;
@@ -182,7 +241,18 @@ impl Checker<'_, '_> {
         for index in 0..self.geo.slots {
             self.progress(Phase::Journal, index, self.geo.slots)?;
             let off = self.geo.slot_offset(index);
-            let state = read_slot(&self.store, &self.geo, index)?;
+            let mut state = read_slot(&self.store, &self.geo, index)?;
+            if state.transaction.is_err() {
+                if let Some((at, word)) = mended_word(&self.store, &self.geo, index)? {
+                    let f = Finding::new(Structure::Slot, at, "one bit flipped")
+                        .fix("set right")
+                        .harmless();
+                    if self.find(&f)? {
+                        self.store.put_word(at, word)?;
+                        state = read_slot(&self.store, &self.geo, index)?;
+                    }
+                }
+            }
             let mut header_bad = false;
             match &state.transaction {
                 Ok(homes) if homes.is_empty() => {}
