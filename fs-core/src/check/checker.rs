@@ -437,12 +437,6 @@ impl Checker<'_, '_> {
         Ok(fix)
     }
 
-    /// Reads the sector of a system structure.
-    pub fn system_sector(&self, index: u64) -> Res<(u64, [u8; SECTOR as usize])> {
-        let off = self.geo.system_offset(index);
-        Ok((off, self.store.sector(off)?))
-    }
-
     fn figures(&mut self) {
         self.report.pages = self.geo.data_end.saturating_sub(self.geo.data_start);
         self.report.pages_used = self.claims.pages();

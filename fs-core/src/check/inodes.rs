@@ -436,6 +436,7 @@ impl Checker<'_, '_> {
                 .geo
                 .system_offset(crate::layout::system::PENDING.saturating_add(n));
             let mut set = super::checker::PendingSet::default();
+            self.sector_set_right(Structure::Pending, off, INODE_MAGIC)?;
             let why = match Inode::load(&self.store, off, ino)? {
                 Slot::Zero => Some(String::from("zeros")),
                 Slot::Bad(why) => Some(why.into()),

@@ -3,6 +3,7 @@
 
 use super::checker::{Checker, Res};
 use super::report::{Finding, Phase, Structure};
+use super::store::Sector;
 use crate::bytes::{get64, put32, put64};
 use crate::layout::{
     self, shard, system, FRONTIER_MAGIC, IFRONTIER_MAGIC, INODES_PER_PAGE, SHARD_MAGIC,
@@ -40,8 +41,33 @@ impl Checker<'_, '_> {
         self.read_shards()
     }
 
+    /// A sector whose one flipped bit is set right, if a flipped bit is all that is wrong.
+    pub(super) fn sector_set_right(
+        &mut self,
+        structure: Structure,
+        off: u64,
+        magic: u32,
+    ) -> Res<Sector> {
+        let s = self.store.sector(off)?;
+        if self.store.intact(off, &s, magic) {
+            return Ok(s);
+        }
+        let Some(right) = self.store.mended(off, &s, magic) else {
+            return Ok(s);
+        };
+        let f = Finding::new(structure, off, "one bit flipped")
+            .fix("set right")
+            .harmless();
+        if !self.find(&f)? {
+            return Ok(s);
+        }
+        self.store.stage(off, &right);
+        Ok(*right)
+    }
+
     fn read_frontier(&mut self) -> Res<()> {
-        let (off, s) = self.system_sector(system::FRONTIER)?;
+        let off = self.geo.system_offset(system::FRONTIER);
+        let s = self.sector_set_right(Structure::Frontier, off, FRONTIER_MAGIC)?;
         let ready = get64(&s, layout::FRONTIER_READY);
         let first = get64(&s, layout::FRONTIER_FIRST);
         let why = if !self.store.intact(off, &s, FRONTIER_MAGIC) {
@@ -63,7 +89,8 @@ impl Checker<'_, '_> {
     }
 
     fn read_inode_frontier(&mut self) -> Res<()> {
-        let (off, s) = self.system_sector(system::IFRONTIER)?;
+        let off = self.geo.system_offset(system::IFRONTIER);
+        let s = self.sector_set_right(Structure::InodeFrontier, off, IFRONTIER_MAGIC)?;
         let next = get64(&s, layout::IFRONTIER_NEXT);
         let capacity = get64(&s, layout::IFRONTIER_CAPACITY);
         let why = if !self.store.intact(off, &s, IFRONTIER_MAGIC) {
@@ -88,7 +115,7 @@ impl Checker<'_, '_> {
     fn read_shards(&mut self) -> Res<()> {
         for index in 0..self.geo.shards {
             let off = self.geo.shard_offset(index);
-            let s = self.store.sector(off)?;
+            let s = self.sector_set_right(Structure::Shard, off, SHARD_MAGIC)?;
             let state = ShardState {
                 free_head: get64(&s, shard::FREE_HEAD),
                 free_count: get64(&s, shard::FREE_COUNT),
