@@ -89,10 +89,10 @@ type Fill<'f> = dyn Fn(u64, u64, u64) -> Result<()> + 'f;
 
 impl<R: Region, H: Host> Fs<R, H> {
     /// A regular file.
-    fn file<V: View<R, H>>(&self, view: &V, ino: Ino) -> Result<Inode> {
-        let i = self.inode(view, ino)?;
+    fn file<V: View<R, H>>(&self, view: &V, ino: Ino, i: &mut Inode) -> Result<()> {
+        self.inode(view, ino, i)?;
         if i.is_file() {
-            Ok(i)
+            Ok(())
         } else if i.is_dir() {
             Err(Error::IsDirectory)
         } else {
@@ -101,19 +101,19 @@ impl<R: Region, H: Host> Fs<R, H> {
     }
 
     /// A regular file that may be written, with no removal of extents left to do.
-    fn writable(&self, ino: Ino) -> Result<Inode> {
+    fn writable(&self, ino: Ino, i: &mut Inode) -> Result<()> {
         if self.is_read_only() {
             return Err(Error::ReadOnly);
         }
-        let i = self.file(self, ino)?;
+        self.file(self, ino, i)?;
         if i.has(iflag::SEALED) {
             return Err(Error::NotPermitted);
         }
         if i.has_intent() {
             self.finish_intent(ino)?;
-            return self.file(self, ino);
+            self.file(self, ino, i)?;
         }
-        Ok(i)
+        Ok(())
     }
 
     fn piece(&self, i: &Inode, page: u64) -> Result<Piece> {
@@ -143,7 +143,8 @@ impl<R: Region, H: Host> Fs<R, H> {
     }
 
     pub(crate) fn do_extent_at(&self, ino: Ino, file_page: u64) -> Result<Option<Extent>> {
-        let i = self.file(self, ino)?;
+        let mut i = Inode::NONE;
+        self.file(self, ino, &mut i)?;
         let mut page = file_page;
         loop {
             match self.piece(&i, page)? {
@@ -155,7 +156,8 @@ impl<R: Region, H: Host> Fs<R, H> {
     }
 
     pub(crate) fn do_read(&self, ino: Ino, at: u64, buf: &mut [u8]) -> Result<usize> {
-        let i = self.file(self, ino)?;
+        let mut i = Inode::NONE;
+        self.file(self, ino, &mut i)?;
         let len = i.size().saturating_sub(at).min(buf.len() as u64) as usize;
         let mut rest = buf.get_mut(..len).unwrap_or_default();
         let mut at = at;
@@ -215,7 +217,8 @@ impl<R: Region, H: Host> Fs<R, H> {
         let ino = i.ino();
         self.run(|tx| {
             tx.need = Need::Must;
-            let mut i = self.inode(tx, ino)?;
+            let mut i = Inode::NONE;
+            self.inode(tx, ino, &mut i)?;
             dirty(&mut i, now, end);
             Ok(tx.put_inode(&i)?)
         })
@@ -233,7 +236,8 @@ impl<R: Region, H: Host> Fs<R, H> {
 
     /// Writes `len` bytes from `at` on. Short when space runs out in the middle.
     fn write_from(&self, ino: Ino, at: u64, len: u64, fill: &Fill<'_>) -> Result<u64> {
-        let i = self.writable(ino)?;
+        let mut i = Inode::NONE;
+        self.writable(ino, &mut i)?;
         if len == 0 {
             return Ok(0);
         }
@@ -244,7 +248,6 @@ impl<R: Region, H: Host> Fs<R, H> {
         if at > i.size() {
             self.zero_tail(&i)?;
         }
-        let mut i = i;
         let mut done = 0;
         let mut reserved = 0..0;
         while done < len {
@@ -252,14 +255,14 @@ impl<R: Region, H: Host> Fs<R, H> {
                 Ok((n, changed)) => {
                     done += n;
                     if changed {
-                        i = self.file(self, ino)?;
+                        self.file(self, ino, &mut i)?;
                     }
                 }
                 Err(e) => {
                     // Pages taken for what cannot be written after all are not kept.
                     self.unreserve(ino, reserved)?;
                     if e == Error::NoSpace && done > 0 {
-                        i = self.file(self, ino)?;
+                        self.file(self, ino, &mut i)?;
                         break;
                     }
                     return Err(e);
@@ -277,7 +280,8 @@ impl<R: Region, H: Host> Fs<R, H> {
         }
         self.run(|tx| {
             tx.need = Need::Must;
-            let mut i = self.inode(tx, ino)?;
+            let mut i = Inode::NONE;
+            self.inode(tx, ino, &mut i)?;
             self.remove_range(tx, &mut i, pages.start, pages.end)?;
             Ok(tx.put_inode(&i)?)
         })?;
@@ -312,7 +316,8 @@ impl<R: Region, H: Host> Fs<R, H> {
                 self.run(|tx| {
                     // These pages were promised; a split may need a tree node.
                     tx.need = Need::Promised;
-                    let mut i = self.inode(tx, ino)?;
+                    let mut i = Inode::NONE;
+                    self.inode(tx, ino, &mut i)?;
                     extent::convert(tx, &mut i, page, stop, false)?;
                     dirty(&mut i, now, at + n);
                     Ok(tx.put_inode(&i)?)
@@ -325,7 +330,8 @@ impl<R: Region, H: Host> Fs<R, H> {
                 let pages = stop - page;
                 if pages > SMALL {
                     let got = self.run(|tx| {
-                        let mut i = self.inode(tx, ino)?;
+                        let mut i = Inode::NONE;
+                        self.inode(tx, ino, &mut i)?;
                         let (_, got) = fill_hole(tx, &mut i, page, pages, 1, true)?;
                         tx.put_inode(&i)?;
                         Ok(got)
@@ -334,7 +340,8 @@ impl<R: Region, H: Host> Fs<R, H> {
                     return Ok((0, true));
                 }
                 let n = self.run(|tx| {
-                    let mut i = self.inode(tx, ino)?;
+                    let mut i = Inode::NONE;
+                    self.inode(tx, ino, &mut i)?;
                     let (to, got) = fill_hole(tx, &mut i, page, pages, 1, false)?;
                     let n = ((page + got) * PAGE).min(end) - at;
                     self.fill_pages(to, got, at, n, pos, fill)?;
@@ -365,7 +372,8 @@ impl<R: Region, H: Host> Fs<R, H> {
     }
 
     pub(crate) fn do_overwrite(&self, ino: Ino, at: u64, data: &[u8]) -> Result<bool> {
-        let i = self.file(self, ino)?;
+        let mut i = Inode::NONE;
+        self.file(self, ino, &mut i)?;
         let now = self.host.now();
         let end = match at.checked_add(data.len() as u64) {
             Some(end) if end <= i.size() => end,
@@ -410,7 +418,8 @@ impl<R: Region, H: Host> Fs<R, H> {
         size: u64,
         set: &mut dyn FnMut(&mut Inode),
     ) -> Result<()> {
-        let i = self.writable(ino)?;
+        let mut i = Inode::NONE;
+        self.writable(ino, &mut i)?;
         if size > FILE_SIZE_MAX {
             return Err(Error::FileTooBig);
         }
@@ -420,7 +429,8 @@ impl<R: Region, H: Host> Fs<R, H> {
         let shrink = size < i.size();
         self.run(|tx| {
             tx.need = Need::Must;
-            let mut i = self.inode(tx, ino)?;
+            let mut i = Inode::NONE;
+            self.inode(tx, ino, &mut i)?;
             i.set_size(size);
             set(&mut i);
             if shrink {
@@ -442,7 +452,8 @@ impl<R: Region, H: Host> Fs<R, H> {
     }
 
     pub(crate) fn do_fallocate(&self, ino: Ino, what: Fallocate, at: u64, len: u64) -> Result<()> {
-        let i = self.writable(ino)?;
+        let mut i = Inode::NONE;
+        self.writable(ino, &mut i)?;
         if len == 0 {
             return Err(Error::Invalid);
         }
@@ -453,23 +464,24 @@ impl<R: Region, H: Host> Fs<R, H> {
         match what {
             Fallocate::Allocate { keep_size } => {
                 self.allocate(ino, at / PAGE, end.div_ceil(PAGE))?;
-                self.finish_range(&i, if keep_size { 0 } else { end })
+                self.finish_range(ino, if keep_size { 0 } else { end })
             }
             Fallocate::PunchHole => self.punch(&i, at, end),
             Fallocate::ZeroRange { keep_size } => {
                 // What can fail comes before what changes bytes.
                 self.allocate(ino, at / PAGE, end.div_ceil(PAGE))?;
-                let i = self.file(self, ino)?;
+                self.file(self, ino, &mut i)?;
                 let (lo, hi) = self.zero_edges(&i, at, end)?;
                 self.make_unwritten(ino, lo, hi)?;
-                self.finish_range(&i, if keep_size { 0 } else { end })
+                self.finish_range(ino, if keep_size { 0 } else { end })
             }
         }
     }
 
     /// Ends an operation that may have raised the size to `end`.
-    fn finish_range(&self, i: &Inode, end: u64) -> Result<()> {
-        let i = self.file(self, i.ino())?;
+    fn finish_range(&self, ino: Ino, end: u64) -> Result<()> {
+        let mut i = Inode::NONE;
+        self.file(self, ino, &mut i)?;
         if end > i.size() {
             self.zero_tail(&i)?;
         }
@@ -500,7 +512,8 @@ impl<R: Region, H: Host> Fs<R, H> {
         let ino = i.ino();
         self.run(|tx| {
             tx.need = Need::Must;
-            let mut i = self.inode(tx, ino)?;
+            let mut i = Inode::NONE;
+            self.inode(tx, ino, &mut i)?;
             dirty(&mut i, now, 0);
             self.remove_range(tx, &mut i, lo, hi)?;
             Ok(tx.put_inode(&i)?)
@@ -512,7 +525,8 @@ impl<R: Region, H: Host> Fs<R, H> {
     fn allocate(&self, ino: Ino, lo: u64, hi: u64) -> Result<()> {
         let mut page = lo;
         while page < hi {
-            let i = self.file(self, ino)?;
+            let mut i = Inode::NONE;
+            self.file(self, ino, &mut i)?;
             match self.piece(&i, page)? {
                 Piece::Mapped(e) => page += e.len,
                 Piece::Hole(end) => {
@@ -522,7 +536,8 @@ impl<R: Region, H: Host> Fs<R, H> {
                         return Err(Error::NoSpace);
                     }
                     page += self.run(|tx| {
-                        let mut i = self.inode(tx, ino)?;
+                        let mut i = Inode::NONE;
+                        self.inode(tx, ino, &mut i)?;
                         let (_, got) = fill_hole(tx, &mut i, page, pages, 1, true)?;
                         tx.put_inode(&i)?;
                         Ok(got)
@@ -537,14 +552,16 @@ impl<R: Region, H: Host> Fs<R, H> {
     fn make_unwritten(&self, ino: Ino, lo: u64, hi: u64) -> Result<()> {
         let mut page = lo;
         while page < hi {
-            let i = self.file(self, ino)?;
+            let mut i = Inode::NONE;
+            self.file(self, ino, &mut i)?;
             match self.piece(&i, page)? {
                 Piece::Mapped(e) => {
                     let stop = hi.min(page + e.len);
                     if !e.unwritten {
                         self.run(|tx| {
                             tx.need = Need::Promised;
-                            let mut i = self.inode(tx, ino)?;
+                            let mut i = Inode::NONE;
+                            self.inode(tx, ino, &mut i)?;
                             extent::convert(tx, &mut i, page, stop, true)?;
                             Ok(tx.put_inode(&i)?)
                         })?;
@@ -558,7 +575,8 @@ impl<R: Region, H: Host> Fs<R, H> {
     }
 
     pub(crate) fn do_seek(&self, ino: Ino, at: u64, what: Seek) -> Result<u64> {
-        let i = self.file(self, ino)?;
+        let mut i = Inode::NONE;
+        self.file(self, ino, &mut i)?;
         if at >= i.size() {
             return Err(Error::PastEnd);
         }
@@ -587,9 +605,11 @@ impl<R: Region, H: Host> Fs<R, H> {
         to_at: u64,
         len: u64,
     ) -> Result<u64> {
-        let source = self.file(self, from)?;
+        let mut source = Inode::NONE;
+        self.file(self, from, &mut source)?;
         let len = source.size().saturating_sub(from_at).min(len);
-        self.writable(to)?;
+        let mut i = Inode::NONE;
+        self.writable(to, &mut i)?;
         if to_at.checked_add(len).is_none_or(|end| end > FILE_SIZE_MAX) {
             return Err(Error::FileTooBig);
         }
@@ -599,7 +619,8 @@ impl<R: Region, H: Host> Fs<R, H> {
         let mut done = 0;
         while done < len {
             // The source changes too when it is the same file.
-            let source = self.file(self, from)?;
+            let mut source = Inode::NONE;
+            self.file(self, from, &mut source)?;
             let at = from_at + done;
             let page = at / PAGE;
             let n = match self.piece(&source, page)? {
@@ -636,7 +657,8 @@ impl<R: Region, H: Host> Fs<R, H> {
 
     /// Makes a range read as zeros without allocating anything.
     fn write_zeros(&self, ino: Ino, at: u64, len: u64) -> Result<()> {
-        let i = self.writable(ino)?;
+        let mut i = Inode::NONE;
+        self.writable(ino, &mut i)?;
         if at + len > i.size() {
             self.zero_tail(&i)?;
         }

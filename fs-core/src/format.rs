@@ -5,6 +5,7 @@ use crate::error::{Error, Result};
 use crate::fs::Fs;
 use crate::host::Host;
 use crate::inode;
+use crate::inode::Inode;
 use crate::journal;
 use crate::layout::{iflag, Geometry, MAX_PAGES, MIN_PAGES, PAGE, SECTOR, VERSION};
 use crate::region::Region;
@@ -95,7 +96,8 @@ pub fn format<R: Region, H: Host>(
         .store(free as i64, core::sync::atomic::Ordering::Relaxed);
     let now = host.now();
     fs.run(|tx| {
-        let mut root = tx.new_inode()?;
+        let mut root = Inode::NONE;
+        tx.new_inode(&mut root)?;
         root.set_mode(S_IFDIR | options.mode & 0o7777);
         root.set_uid(options.uid);
         root.set_gid(options.gid);

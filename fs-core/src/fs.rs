@@ -4,6 +4,7 @@
 use crate::dir;
 use crate::error::{Error, Result};
 use crate::host::Host;
+use crate::inode::Inode;
 use crate::journal::{self, Need};
 use crate::layout::{Geometry, KNOWN_INCOMPAT, KNOWN_RO_COMPAT, PENDING_SETS};
 use crate::marker;
@@ -166,7 +167,8 @@ impl<R: Region, H: Host> Fs<R, H> {
         self.free.store(free, Ordering::Relaxed);
         self.inodes.store(inodes, Ordering::Relaxed);
         self.pending.store(pending, Ordering::Relaxed);
-        self.tolerate(self.inode_table(self))?;
+        let mut table = Inode::NONE;
+        self.tolerate(self.inode_table(self, &mut table))?;
         self.do_getattr(crate::types::ROOT_INO)?;
         Ok(())
     }
@@ -316,9 +318,10 @@ impl<R: Region, H: Host> Fs<R, H> {
     /// # Errors
     /// `NotFound`, `NotDirectory`, `NameTooLong`, `Stale`.
     pub fn lookup(&self, dir: Ino, name: &[u8]) -> Result<Ino> {
+        let mut d = Inode::NONE;
         self.noted(
-            self.directory(self, dir)
-                .and_then(|d| dir::lookup(self, &d, name)),
+            self.directory(self, dir, &mut d)
+                .and_then(|()| dir::lookup(self, &d, name)),
         )
     }
 
@@ -327,11 +330,15 @@ impl<R: Region, H: Host> Fs<R, H> {
     /// # Errors
     /// `NotDirectory`, `Stale`.
     pub fn parent(&self, dir: Ino) -> Result<Ino> {
-        self.noted(self.directory(self, dir).map(|d| d.link()))
+        let mut d = Inode::NONE;
+        self.noted(self.directory(self, dir, &mut d))?;
+        Ok(d.link())
     }
 
     fn do_getattr(&self, ino: Ino) -> Result<Attr> {
-        self.inode(self, ino).map(|i| i.attr())
+        let mut i = Inode::NONE;
+        self.inode(self, ino, &mut i)?;
+        Ok(i.attr())
     }
 
     /// Attributes. Locks: `ino` shared.
@@ -371,7 +378,8 @@ impl<R: Region, H: Host> Fs<R, H> {
             Some(size) => self.resize(ino, size, &mut change),
             None => self.run(|tx| {
                 tx.need = Need::Must;
-                let mut i = self.inode(tx, ino)?;
+                let mut i = Inode::NONE;
+                self.inode(tx, ino, &mut i)?;
                 change(&mut i);
                 Ok(tx.put_inode(&i)?)
             }),
@@ -466,9 +474,10 @@ impl<R: Region, H: Host> Fs<R, H> {
         cookie: u64,
         emit: &mut dyn FnMut(&Dirent<'_>) -> bool,
     ) -> Result<()> {
+        let mut d = Inode::NONE;
         self.noted(
-            self.directory(self, dir)
-                .and_then(|d| dir::list(self, &d, cookie, emit)),
+            self.directory(self, dir, &mut d)
+                .and_then(|()| dir::list(self, &d, cookie, emit)),
         )
     }
 
@@ -509,7 +518,8 @@ impl<R: Region, H: Host> Fs<R, H> {
     pub fn touch_atime(&self, ino: Ino, time: i64) -> Result<()> {
         self.noted(self.run(|tx| {
             tx.need = Need::Must;
-            let mut i = self.inode(tx, ino)?;
+            let mut i = Inode::NONE;
+            self.inode(tx, ino, &mut i)?;
             if i.atime() < time {
                 i.set_atime(time);
                 tx.put_inode(&i)?;
@@ -602,7 +612,8 @@ impl<R: Region, H: Host> Fs<R, H> {
     /// # Errors
     /// `ReadOnly` (it stays pending), `Stale`.
     pub fn evict(&self, ino: Ino) -> Result<()> {
-        let i = self.noted(self.inode(self, ino))?;
+        let mut i = Inode::NONE;
+        self.noted(self.inode(self, ino, &mut i))?;
         if i.nlink() > 0 {
             // A removal of extents that an earlier mount left, and nobody finished while it was open.
             if i.has_intent() && !self.is_read_only() {

@@ -178,12 +178,25 @@ impl Inode {
         self.set_pages(self.pages().saturating_add_signed(delta));
     }
 
+    /// Room for one that is read. Inodes are read into the caller's frame, never returned: a value
+    /// of this size that travels through results is copied in each frame, and a kernel's stack is
+    /// small.
+    pub const NONE: Inode = Inode {
+        off: 0,
+        b: [0; SECTOR as usize],
+    };
+
     /// Reads and checks the inode at `off`, which must be `ino` and in use.
-    fn load<R: Region, H: Host, V: View<R, H>>(view: &V, off: u64, ino: Ino) -> Result<Self> {
-        let b = view
-            .fs()
-            .sector(view, off, INODE_MAGIC, "inode: bad magic")?;
-        let i = Inode { off, b };
+    fn load<R: Region, H: Host, V: View<R, H>>(
+        &mut self,
+        view: &V,
+        off: u64,
+        ino: Ino,
+    ) -> Result<()> {
+        let i = self;
+        i.off = off;
+        view.fs()
+            .sector(view, off, INODE_MAGIC, "inode: bad magic", &mut i.b)?;
         if i.ino() != ino {
             return Err(Error::corrupt(off, "inode: wrong number"));
         }
@@ -198,7 +211,7 @@ impl Inode {
         {
             return Err(Error::corrupt(off, "inode: field out of bounds"));
         }
-        Ok(i)
+        Ok(())
     }
 }
 
@@ -209,24 +222,27 @@ impl<R: Region, H: Host> Fs<R, H> {
         view: &V,
         sector: u64,
         owner: u64,
-    ) -> Result<Inode> {
-        Inode::load(view, self.geo.system_offset(sector), owner)
+        i: &mut Inode,
+    ) -> Result<()> {
+        i.load(view, self.geo.system_offset(sector), owner)
     }
 
     /// The inode of the inode table.
-    pub(crate) fn inode_table<V: View<R, H>>(&self, view: &V) -> Result<Inode> {
-        self.system_inode(view, system::ITABLE, layout::ITABLE_OWNER)
+    pub(crate) fn inode_table<V: View<R, H>>(&self, view: &V, i: &mut Inode) -> Result<()> {
+        self.system_inode(view, system::ITABLE, layout::ITABLE_OWNER, i)
     }
 
     /// Region offset of an inode's sector, by the inode table as `view` sees it.
     fn inode_offset_in<V: View<R, H>>(&self, view: &V, ino: Ino) -> Result<u64> {
-        let table = match self.inode_table(view) {
+        let mut table = Inode::NONE;
+        let off = self.geo.system_offset(system::ITABLE);
+        match table.load(view, off, layout::ITABLE_OWNER) {
             // To read by, the copy will do; nothing is written any more.
             Err(Error::Corrupt(_)) if self.is_damaged() && view.is_unlocked() => {
-                Inode::load(view, self.geo.itable_copy_offset(), layout::ITABLE_OWNER)?
+                table.load(view, self.geo.itable_copy_offset(), layout::ITABLE_OWNER)?;
             }
             other => other?,
-        };
+        }
         let page = ino / INODES_PER_PAGE;
         match extent::find(view, &table, page)? {
             Some(e) if e.file_page <= page && !e.unwritten => {
@@ -278,9 +294,9 @@ impl<R: Region, H: Host> Fs<R, H> {
     }
 
     /// Reads an inode that is in use.
-    pub(crate) fn inode<V: View<R, H>>(&self, view: &V, ino: Ino) -> Result<Inode> {
+    pub(crate) fn inode<V: View<R, H>>(&self, view: &V, ino: Ino, i: &mut Inode) -> Result<()> {
         let off = self.inode_offset(ino)?;
-        let mut loaded = Inode::load(view, off, ino);
+        let mut loaded = i.load(view, off, ino);
         // A new inode is written while only its directory is locked: whoever comes by number may see
         // half of it. It is corrupt only if it is so when no transaction is running that ran before.
         for _ in 0..8 {
@@ -292,20 +308,20 @@ impl<R: Region, H: Host> Fs<R, H> {
                 self.host.lock(lock::SLOTS + slot as usize);
                 self.host.unlock(lock::SLOTS + slot as usize);
             }
-            loaded = Inode::load(view, off, ino);
+            loaded = i.load(view, off, ino);
         }
-        let i = loaded?;
+        loaded?;
         if i.has(iflag::SYSTEM) {
             return Err(Error::corrupt(off, "inode: system inode in the table"));
         }
-        Ok(i)
+        Ok(())
     }
 
     /// Reads a directory.
-    pub(crate) fn directory<V: View<R, H>>(&self, view: &V, ino: Ino) -> Result<Inode> {
-        let i = self.inode(view, ino)?;
+    pub(crate) fn directory<V: View<R, H>>(&self, view: &V, ino: Ino, i: &mut Inode) -> Result<()> {
+        self.inode(view, ino, i)?;
         if i.is_dir() {
-            Ok(i)
+            Ok(())
         } else {
             Err(Error::NotDirectory)
         }
@@ -320,12 +336,13 @@ impl<R: Region, H: Host> Tx<'_, R, H> {
 
     /// Makes an inode: number, generation, place and the in-use flag are set, nothing is written yet
     /// (`put_new_inode` does).
-    pub(crate) fn new_inode(&mut self) -> TxResult<Inode> {
+    pub(crate) fn new_inode(&mut self, i: &mut Inode) -> TxResult<()> {
         let fs = self.fs;
         let shards = fs.geo.shards;
         let own = self.slot % shards;
         self.lock(lock::SHARDS + own as usize)?;
-        let mut s = self.shard(own)?;
+        let mut s = [0; SECTOR as usize];
+        self.shard(own, &mut s)?;
         if get64(&s, shard::FREE_HEAD) == 0 && get64(&s, shard::NEXT) >= get64(&s, shard::END) {
             // Another shard's freed inodes come before growth: the table never shrinks.
             for k in 1..shards {
@@ -333,12 +350,13 @@ impl<R: Region, H: Host> Tx<'_, R, H> {
                 let off = fs.geo.shard_offset(other);
                 if fs.region.load(off + shard::FREE_HEAD as u64)? != 0 {
                     self.lock(lock::SHARDS + other as usize)?;
-                    let s = self.shard(other)?;
+                    self.shard(other, &mut s)?;
                     if get64(&s, shard::FREE_HEAD) != 0 {
-                        return self.pop_inode(other, s);
+                        return self.pop_inode(other, &mut s, i);
                     }
                 }
             }
+            self.shard(own, &mut s)?;
             let before = self.taken;
             match self.take_inodes() {
                 Ok(first) => {
@@ -351,9 +369,9 @@ impl<R: Region, H: Host> Tx<'_, R, H> {
                     for k in 1..shards {
                         let other = (own + k) % shards;
                         self.lock(lock::SHARDS + other as usize)?;
-                        let s = self.shard(other)?;
+                        self.shard(other, &mut s)?;
                         if get64(&s, shard::NEXT) < get64(&s, shard::END) {
-                            return self.next_inode(other, s);
+                            return self.next_inode(other, &mut s, i);
                         }
                     }
                     return Err(Error::NoSpace.into());
@@ -362,38 +380,42 @@ impl<R: Region, H: Host> Tx<'_, R, H> {
             }
         }
         if get64(&s, shard::FREE_HEAD) != 0 {
-            return self.pop_inode(own, s);
+            return self.pop_inode(own, &mut s, i);
         }
-        self.next_inode(own, s)
+        self.next_inode(own, &mut s, i)
     }
 
     /// Takes the next inode of a shard that was never used.
-    fn next_inode(&mut self, index: u64, mut s: [u8; SECTOR as usize]) -> TxResult<Inode> {
+    fn next_inode(
+        &mut self,
+        index: u64,
+        s: &mut [u8; SECTOR as usize],
+        i: &mut Inode,
+    ) -> TxResult<()> {
         let fs = self.fs;
         let off = fs.geo.shard_offset(index);
-        let ino = get64(&s, shard::NEXT);
-        put64(&mut s, shard::NEXT, ino.saturating_add(1));
-        self.poke(off, &s, kind::PLAIN)?;
+        let ino = get64(s, shard::NEXT);
+        put64(s, shard::NEXT, ino.saturating_add(1));
+        self.poke(off, s, kind::PLAIN)?;
         let at = match self.table_offset(ino) {
             Err(Error::Stale) => Err(Error::corrupt(off, "inode shard: inode out of bounds")),
             other => other,
         };
-        let mut i = Inode::new(at?, ino);
+        *i = Inode::new(at?, ino);
         i.set_generation(fs.host.random() as u32 >> 1);
         i.set_flags(iflag::IN_USE);
         self.inodes += 1;
-        Ok(i)
+        Ok(())
     }
 
-    fn shard(&self, index: u64) -> Result<[u8; SECTOR as usize]> {
+    fn shard(&self, index: u64, s: &mut [u8; SECTOR as usize]) -> Result<()> {
         let off = self.fs.geo.shard_offset(index);
-        let s = self
-            .fs
-            .sector(self, off, SHARD_MAGIC, "inode shard: bad magic")?;
-        if get64(&s, shard::INDEX) != index {
+        self.fs
+            .sector(self, off, SHARD_MAGIC, "inode shard: bad magic", s)?;
+        if get64(s, shard::INDEX) != index {
             return Err(Error::corrupt(off, "inode shard: wrong index"));
         }
-        Ok(s)
+        Ok(())
     }
 
     /// Offset of an inode by the table as this transaction sees it.
@@ -406,9 +428,14 @@ impl<R: Region, H: Host> Tx<'_, R, H> {
     }
 
     /// Takes the first inode of a shard's free list.
-    fn pop_inode(&mut self, index: u64, mut s: [u8; SECTOR as usize]) -> TxResult<Inode> {
+    fn pop_inode(
+        &mut self,
+        index: u64,
+        s: &mut [u8; SECTOR as usize],
+        i: &mut Inode,
+    ) -> TxResult<()> {
         let shard_off = self.fs.geo.shard_offset(index);
-        let ino = get64(&s, shard::FREE_HEAD);
+        let ino = get64(s, shard::FREE_HEAD);
         let off = match self.table_offset(ino) {
             Ok(off) => off,
             Err(Error::Stale) => {
@@ -418,22 +445,21 @@ impl<R: Region, H: Host> Tx<'_, R, H> {
             }
             Err(e) => return Err(e.into()),
         };
-        let b = self
-            .fs
-            .sector(self, off, INODE_MAGIC, "free inode: bad magic")?;
-        let old = Inode { off, b };
-        if old.ino() != ino || old.has(iflag::IN_USE) {
+        self.fs
+            .sector(self, off, INODE_MAGIC, "free inode: bad magic", &mut i.b)?;
+        if i.ino() != ino || i.has(iflag::IN_USE) {
             return Err(Error::corrupt(off, "free inode: wrong number or in use").into());
         }
-        put64(&mut s, shard::FREE_HEAD, old.link());
-        let count = get64(&s, shard::FREE_COUNT);
-        put64(&mut s, shard::FREE_COUNT, count.saturating_sub(1));
-        self.poke(shard_off, &s, kind::PLAIN)?;
-        let mut i = Inode::new(off, ino);
-        i.set_generation(old.generation().wrapping_add(1) & 0x7fff_ffff);
+        let generation = i.generation().wrapping_add(1) & 0x7fff_ffff;
+        put64(s, shard::FREE_HEAD, i.link());
+        let count = get64(s, shard::FREE_COUNT);
+        put64(s, shard::FREE_COUNT, count.saturating_sub(1));
+        self.poke(shard_off, s, kind::PLAIN)?;
+        *i = Inode::new(off, ino);
+        i.set_generation(generation);
         i.set_flags(iflag::IN_USE);
         self.inodes += 1;
-        Ok(i)
+        Ok(())
     }
 
     /// Writes a new inode.
@@ -445,7 +471,8 @@ impl<R: Region, H: Host> Tx<'_, R, H> {
     pub(crate) fn free_inode(&mut self, i: &Inode) -> TxResult<()> {
         let index = self.slot % self.fs.geo.shards;
         self.lock(lock::SHARDS + index as usize)?;
-        let mut s = self.shard(index)?;
+        let mut s = [0; SECTOR as usize];
+        self.shard(index, &mut s)?;
         let mut f = Inode::new(i.off, i.ino());
         f.set_generation(i.generation());
         f.set_link(get64(&s, shard::FREE_HEAD));
@@ -459,14 +486,18 @@ impl<R: Region, H: Host> Tx<'_, R, H> {
     }
 
     /// Takes a page of never used inodes from the table; makes the table longer where it must.
+    #[inline(never)]
     fn take_inodes(&mut self) -> TxResult<Ino> {
         let fs = self.fs;
         self.lock(lock::ITABLE)?;
         let off = fs.geo.system_offset(system::IFRONTIER);
-        let mut f = fs.sector(self, off, IFRONTIER_MAGIC, "inode frontier: bad magic")?;
+        let mut f = [0; SECTOR as usize];
+        let what = "inode frontier: bad magic";
+        fs.sector(self, off, IFRONTIER_MAGIC, what, &mut f)?;
         let next = get64(&f, IFRONTIER_NEXT);
         let mut capacity = get64(&f, IFRONTIER_CAPACITY);
-        let mut table = fs.inode_table(self)?;
+        let mut table = Inode::NONE;
+        fs.inode_table(self, &mut table)?;
         if next > capacity
             || next % INODES_PER_PAGE != 0
             || capacity.checked_mul(SECTOR) != Some(table.size())

@@ -163,8 +163,10 @@ impl<'a, R: Region, H: Host> View<R, H> for Tx<'a, R, H> {
 }
 
 impl<'a, R: Region, H: Host> Tx<'a, R, H> {
-    fn new(fs: &'a Fs<R, H>, slot: u64, want: u128) -> Self {
-        let mut tx = Tx {
+    /// Built where it stays: it is large, and kernel stacks are not.
+    #[inline(always)]
+    fn new(fs: &'a Fs<R, H>, slot: u64) -> Self {
+        Tx {
             fs,
             slot,
             need: Need::Ordinary,
@@ -180,15 +182,18 @@ impl<'a, R: Region, H: Host> Tx<'a, R, H> {
             conflict: 0,
             frees: [(0, 0); MAX_FREES],
             nfrees: 0,
-        };
+        }
+    }
+
+    /// Takes the core locks that an earlier try found it needs, in order.
+    fn lock_all(&mut self, want: u128) {
         let mut rest = want;
         while rest != 0 {
             let id = rest.trailing_zeros();
-            fs.host.lock(id as usize);
-            tx.held |= 1 << id;
+            self.fs.host.lock(id as usize);
+            self.held |= 1 << id;
             rest &= rest - 1;
         }
-        tx
     }
 
     /// Takes a core lock until the end of the transaction.
@@ -271,7 +276,7 @@ impl<'a, R: Region, H: Host> Tx<'a, R, H> {
                         ));
                     }
                 }
-                _ => self.fs.check_sum(sector, &buf)?,
+                _ => self.fs.check_sum(sector, &mut buf)?,
             }
         }
         if self.n >= slot::SECTORS {
@@ -576,12 +581,15 @@ impl<R: Region, H: Host> Fs<R, H> {
         layout::checksum(&self.host, self.seed, off, bytes)
     }
 
-    /// Checks a structure that has its checksum in the usual place.
+    /// Checks a structure that has its checksum in the usual place. The bytes are as they were
+    /// afterwards: no copy is made, for the sake of kernel stacks.
     #[inline]
-    pub(crate) fn check_sum(&self, off: u64, bytes: &[u8; SECTOR as usize]) -> Result<()> {
-        let mut copy = *bytes;
-        put32(&mut copy, CRC_AT, 0);
-        if self.sum(off, &copy) == get32(bytes, CRC_AT) {
+    pub(crate) fn check_sum(&self, off: u64, bytes: &mut [u8]) -> Result<()> {
+        let crc = get32(bytes, CRC_AT);
+        put32(bytes, CRC_AT, 0);
+        let right = self.sum(off, bytes);
+        put32(bytes, CRC_AT, crc);
+        if right == crc {
             Ok(())
         } else {
             Err(Error::corrupt(off, "bad checksum"))
@@ -602,16 +610,17 @@ impl<R: Region, H: Host> Fs<R, H> {
         off: u64,
         magic: u32,
         what: &'static str,
-    ) -> Result<[u8; SECTOR as usize]> {
-        let mut buf = [0u8; SECTOR as usize];
-        view.peek(off, &mut buf)?;
-        if get32(&buf, 0) != magic {
+        buf: &mut [u8; SECTOR as usize],
+    ) -> Result<()> {
+        view.peek(off, buf)?;
+        if get32(buf, 0) != magic {
             return Err(Error::corrupt(off, what));
         }
-        if !view.staged(off)? {
-            self.check_sum(off, &buf)?;
+        if view.staged(off)? {
+            Ok(())
+        } else {
+            self.check_sum(off, buf)
         }
-        Ok(buf)
     }
 
     /// Takes a free journal slot, near to the one this CPU used last.
@@ -640,7 +649,9 @@ impl<R: Region, H: Host> Fs<R, H> {
         result
     }
 
-    /// As [`Fs::run`], in a slot that is held.
+    /// As [`Fs::run`], in a slot that is held. A frame of its own: an operation that runs several
+    /// transactions has but one of them on the stack.
+    #[inline(never)]
     fn run_in<T>(
         &self,
         slot: u64,
@@ -649,10 +660,14 @@ impl<R: Region, H: Host> Fs<R, H> {
         let mut want = 0;
         loop {
             let seen = self.groups_ready.load(Ordering::Acquire);
-            let mut tx = Tx::new(self, slot, want);
-            let result = f(&mut tx).and_then(|value| tx.finish().map(|()| value));
-            want = tx.held | tx.conflict;
-            drop(tx);
+            // Dropped by its scope, not by `drop`, which would have a copy of it.
+            let result = {
+                let mut tx = Tx::new(self, slot);
+                tx.lock_all(want);
+                let result = f(&mut tx).and_then(|value| tx.finish().map(|()| value));
+                want = tx.held | tx.conflict;
+                result
+            };
             match result {
                 Ok(value) => return Ok(value),
                 Err(Fail::Err(e)) => return Err(e),
@@ -673,15 +688,18 @@ impl<R: Region, H: Host> Fs<R, H> {
     pub(crate) fn open_group(&self, slot: u64, seen: u64) -> Result<()> {
         let mut want = 0;
         loop {
-            let mut tx = Tx::new(self, slot, want);
-            let result = tx
-                .open_group(seen)
-                .and_then(|moved| tx.finish().map(|()| moved));
-            want = tx.held | tx.conflict;
-            if let Ok(true) = result {
-                self.groups_ready.store(seen + 1, Ordering::Release);
-            }
-            drop(tx);
+            let result = {
+                let mut tx = Tx::new(self, slot);
+                tx.lock_all(want);
+                let result = tx
+                    .open_group(seen)
+                    .and_then(|moved| tx.finish().map(|()| moved));
+                want = tx.held | tx.conflict;
+                if let Ok(true) = result {
+                    self.groups_ready.store(seen + 1, Ordering::Release);
+                }
+                result
+            };
             match result {
                 Ok(_) => return Ok(()),
                 Err(Fail::Err(e)) => return Err(e),
@@ -698,7 +716,8 @@ pub(crate) fn read_account<R: Region, H: Host>(
     slot: u64,
 ) -> Result<(i64, i64, i64)> {
     let off = fs.geo.slot_offset(slot) + slot::ACCOUNT;
-    let b = fs.sector(fs, off, layout::ACCOUNT_MAGIC, "account: bad magic")?;
+    let mut b = [0; SECTOR as usize];
+    fs.sector(fs, off, layout::ACCOUNT_MAGIC, "account: bad magic", &mut b)?;
     Ok((
         get64(&b, slot::ACCOUNT_FREE) as i64,
         get64(&b, slot::ACCOUNT_INODES) as i64,

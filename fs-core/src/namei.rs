@@ -27,17 +27,23 @@ fn dirty_dir(d: &mut Inode, now: i64) {
 
 impl<R: Region, H: Host> Tx<'_, R, H> {
     /// A directory that still has a place in the tree.
-    fn live_directory(&self, ino: Ino) -> Result<Inode> {
-        let d = self.fs.directory(self, ino)?;
+    fn live_directory(&self, ino: Ino, d: &mut Inode) -> Result<()> {
+        self.fs.directory(self, ino, d)?;
         if d.nlink() == 0 {
             return Err(Error::NotFound);
         }
-        Ok(d)
+        Ok(())
     }
 
     /// A new inode, filled in; not written yet.
-    fn make_inode(&mut self, parent: &Inode, new: &NewInode, now: i64) -> TxResult<Inode> {
-        let mut i = self.new_inode()?;
+    fn make_inode(
+        &mut self,
+        parent: &Inode,
+        new: &NewInode,
+        now: i64,
+        i: &mut Inode,
+    ) -> TxResult<()> {
+        self.new_inode(i)?;
         let dir = new.mode & S_IFMT == S_IFDIR;
         let inherit = parent.mode() & S_ISGID != 0;
         i.set_mode(new.mode | if inherit && dir { S_ISGID } else { 0 });
@@ -53,12 +59,12 @@ impl<R: Region, H: Host> Tx<'_, R, H> {
             Inode::set_ctime,
             Inode::set_btime,
         ] {
-            set(&mut i, now);
+            set(i, now);
         }
         if matches!(new.mode & S_IFMT, S_IFBLK | S_IFCHR) {
             i.set_rdev(new.rdev);
         }
-        Ok(i)
+        Ok(())
     }
 
     /// An inode loses a link; at none it becomes an orphan. Not written.
@@ -115,8 +121,10 @@ impl<R: Region, H: Host> Fs<R, H> {
     ) -> Result<Attr> {
         let now = self.host.now();
         self.run(|tx| {
-            let mut d = tx.live_directory(dir)?;
-            let mut i = tx.make_inode(&d, new, now)?;
+            let mut d = Inode::NONE;
+            tx.live_directory(dir, &mut d)?;
+            let mut i = Inode::NONE;
+            tx.make_inode(&d, new, now, &mut i)?;
             dir::add(tx, &mut d, name, i.ino(), i.mode())?;
             if i.is_dir() {
                 add_dir_link(&mut d)?;
@@ -135,8 +143,10 @@ impl<R: Region, H: Host> Fs<R, H> {
         }
         let now = self.host.now();
         self.run(|tx| {
-            let d = tx.live_directory(dir)?;
-            let mut i = tx.make_inode(&d, new, now)?;
+            let mut d = Inode::NONE;
+            tx.live_directory(dir, &mut d)?;
+            let mut i = Inode::NONE;
+            tx.make_inode(&d, new, now, &mut i)?;
             i.set_nlink(0);
             tx.add_pending(&mut i)?;
             tx.put_new_inode(&i)?;
@@ -180,7 +190,8 @@ impl<R: Region, H: Host> Fs<R, H> {
     }
 
     pub(crate) fn do_readlink(&self, ino: Ino, buf: &mut [u8]) -> Result<usize> {
-        let i = self.inode(self, ino)?;
+        let mut i = Inode::NONE;
+        self.inode(self, ino, &mut i)?;
         if !i.is_symlink() {
             return Err(Error::Invalid);
         }
@@ -215,14 +226,16 @@ impl<R: Region, H: Host> Fs<R, H> {
         dir::check_name(name)?;
         let now = self.host.now();
         self.run(|tx| {
-            let mut i = self.inode(tx, ino)?;
+            let mut i = Inode::NONE;
+            self.inode(tx, ino, &mut i)?;
             if i.is_dir() {
                 return Err(Error::NotPermitted.into());
             }
             if i.nlink() >= LINK_MAX {
                 return Err(Error::TooManyLinks.into());
             }
-            let mut d = tx.live_directory(dir)?;
+            let mut d = Inode::NONE;
+            tx.live_directory(dir, &mut d)?;
             dir::add(tx, &mut d, name, ino, i.mode())?;
             i.set_nlink(i.nlink() + 1);
             if !i.has_intent() {
@@ -240,9 +253,11 @@ impl<R: Region, H: Host> Fs<R, H> {
         let now = self.host.now();
         self.run(|tx| {
             tx.need = Need::Must;
-            let mut d = self.directory(tx, dir)?;
+            let mut d = Inode::NONE;
+            self.directory(tx, dir, &mut d)?;
             let ino = dir::lookup(tx, &d, name)?;
-            let mut i = self.named(tx, ino)?;
+            let mut i = Inode::NONE;
+            self.named(tx, ino, &mut i)?;
             if i.is_dir() {
                 return Err(Error::IsDirectory.into());
             }
@@ -259,9 +274,11 @@ impl<R: Region, H: Host> Fs<R, H> {
         let now = self.host.now();
         self.run(|tx| {
             tx.need = Need::Must;
-            let mut d = self.directory(tx, dir)?;
+            let mut d = Inode::NONE;
+            self.directory(tx, dir, &mut d)?;
             let ino = dir::lookup(tx, &d, name)?;
-            let mut i = self.named(tx, ino)?;
+            let mut i = Inode::NONE;
+            self.named(tx, ino, &mut i)?;
             if !i.is_dir() {
                 return Err(Error::NotDirectory.into());
             }
@@ -279,8 +296,8 @@ impl<R: Region, H: Host> Fs<R, H> {
     }
 
     /// An inode that an entry names: not there is corruption, not staleness.
-    pub(crate) fn named(&self, tx: &Tx<'_, R, H>, ino: Ino) -> Result<Inode> {
-        match self.inode(tx, ino) {
+    pub(crate) fn named(&self, tx: &Tx<'_, R, H>, ino: Ino, i: &mut Inode) -> Result<()> {
+        match self.inode(tx, ino, i) {
             Err(Error::Stale) => Err(Error::corrupt(
                 ino,
                 "directory entry names an inode that is not in use",
@@ -301,31 +318,38 @@ impl<R: Region, H: Host> Fs<R, H> {
         dir::check_name(new_name)?;
         let now = self.host.now();
         self.run(|tx| {
-            let from = self.directory(tx, dir)?;
-            let to = if dir == new_dir {
-                None
-            } else {
-                Some(tx.live_directory(new_dir)?)
+            let mut r = Rename {
+                from: Inode::NONE,
+                to: Inode::NONE,
+                across: dir != new_dir,
+                now,
             };
-            if dir == new_dir && from.nlink() == 0 {
+            self.directory(tx, dir, &mut r.from)?;
+            if r.across {
+                tx.live_directory(new_dir, &mut r.to)?;
+            } else if r.from.nlink() == 0 {
                 return Err(Error::NotFound.into());
             }
-            let mut r = Rename { from, to, now };
             r.run(tx, name, new_name, mode)
         })
     }
 }
 
-/// A rename in progress: the two directories, `to` only where it is another one.
+/// A rename in progress: the two directories, `to` only where it is another one (`across`).
 struct Rename {
     from: Inode,
-    to: Option<Inode>,
+    to: Inode,
+    across: bool,
     now: i64,
 }
 
 impl Rename {
     fn to(&mut self) -> &mut Inode {
-        self.to.as_mut().unwrap_or(&mut self.from)
+        if self.across {
+            &mut self.to
+        } else {
+            &mut self.from
+        }
     }
 
     fn run<R: Region, H: Host>(
@@ -350,7 +374,7 @@ impl Rename {
             return Ok(None);
         }
         // The caller keeps directories from being moved below themselves; this much costs nothing.
-        if self.to.as_ref().is_some_and(|to| to.ino() == source) {
+        if self.across && self.to.ino() == source {
             return Err(Error::Invalid.into());
         }
         if target == Some(self.from.ino()) {
@@ -362,16 +386,17 @@ impl Rename {
             }
             .into());
         }
-        let mut moved = fs.named(tx, source)?;
-        let mut other = match target {
-            Some(ino) => Some(fs.named(tx, ino)?),
-            None => None,
-        };
-        let across = self.to.is_some();
+        let mut moved = Inode::NONE;
+        fs.named(tx, source, &mut moved)?;
+        let mut other = Inode::NONE;
+        if let Some(ino) = target {
+            fs.named(tx, ino, &mut other)?;
+        }
+        let across = self.across;
         let mut gone = None;
-        match (mode, &mut other) {
+        match (mode, target) {
             (RenameMode::Exchange, None) => return Err(Error::NotFound.into()),
-            (RenameMode::Exchange, Some(other)) => {
+            (RenameMode::Exchange, Some(_)) => {
                 dir::set(tx, &self.from, name, other.ino(), other.mode())?;
                 dir::set(tx, self.to(), new_name, source, moved.mode())?;
                 if across {
@@ -387,9 +412,9 @@ impl Rename {
                     }
                 }
                 other.set_ctime(self.now);
-                tx.put_inode(other)?;
+                tx.put_inode(&other)?;
             }
-            (_, Some(other)) => {
+            (_, Some(_)) => {
                 match (moved.is_dir(), other.is_dir()) {
                     (true, false) => return Err(Error::NotDirectory.into()),
                     (false, true) => return Err(Error::IsDirectory.into()),
@@ -403,8 +428,8 @@ impl Rename {
                 }
                 dir::set(tx, self.to(), new_name, source, moved.mode())?;
                 self.leave(tx, name, mode, &moved)?;
-                gone = Some(tx.drop_link(other, self.now)?);
-                tx.put_inode(other)?;
+                gone = Some(tx.drop_link(&mut other, self.now)?);
+                tx.put_inode(&other)?;
             }
             (_, None) => {
                 dir::add(tx, self.to(), new_name, source, moved.mode())?;
@@ -419,9 +444,9 @@ impl Rename {
         let now = self.now;
         dirty_dir(&mut self.from, now);
         tx.put_inode(&self.from)?;
-        if let Some(to) = &mut self.to {
-            dirty_dir(to, now);
-            tx.put_inode(to)?;
+        if across {
+            dirty_dir(&mut self.to, now);
+            tx.put_inode(&self.to)?;
         }
         Ok(gone)
     }
@@ -439,13 +464,14 @@ impl Rename {
                 mode: S_IFCHR,
                 ..NewInode::default()
             };
-            let whiteout = tx.make_inode(&self.from, &new, self.now)?;
+            let mut whiteout = Inode::NONE;
+            tx.make_inode(&self.from, &new, self.now, &mut whiteout)?;
             dir::set(tx, &self.from, name, whiteout.ino(), whiteout.mode())?;
             tx.put_new_inode(&whiteout)?;
         } else {
             dir::remove(tx, &mut self.from, name)?;
         }
-        if moved.is_dir() && self.to.is_some() {
+        if moved.is_dir() && self.across {
             drop_dir_link(&mut self.from);
             add_dir_link(self.to())?;
         }

@@ -23,12 +23,13 @@ const LAST: usize = 2 * LEAVE + 9;
 
 impl<R: Region, H: Host> Tx<'_, R, H> {
     /// The pending set of an inode, locked.
-    fn pending_set(&mut self, ino: Ino) -> TxResult<Inode> {
+    fn pending_set(&mut self, ino: Ino, set: &mut Inode) -> TxResult<()> {
         let n = ino % PENDING_SETS;
         self.lock(lock::PENDING + n as usize)?;
+        let owner = layout::PENDING_OWNER + n;
         Ok(self
             .fs
-            .system_inode(self, system::PENDING + n, layout::PENDING_OWNER + n)?)
+            .system_inode(self, system::PENDING + n, owner, set)?)
     }
 
     /// Puts an inode into its pending set. The inode is changed, not written.
@@ -36,7 +37,8 @@ impl<R: Region, H: Host> Tx<'_, R, H> {
         if i.has(iflag::PENDING) {
             return Ok(());
         }
-        let mut set = self.pending_set(i.ino())?;
+        let mut set = Inode::NONE;
+        self.pending_set(i.ino(), &mut set)?;
         let generation = u64::from(i.generation());
         match record::insert(self, &mut set, &[i.ino(), generation, self.fs.epoch]) {
             Err(crate::journal::Fail::Err(Error::Exists)) => {
@@ -55,7 +57,8 @@ impl<R: Region, H: Host> Tx<'_, R, H> {
         if !i.has(iflag::PENDING) {
             return Ok(());
         }
-        let mut set = self.pending_set(i.ino())?;
+        let mut set = Inode::NONE;
+        self.pending_set(i.ino(), &mut set)?;
         if !record::remove(self, &mut set, i.ino())? {
             return Err(Error::corrupt(set.off, "pending set: inode is missing").into());
         }
@@ -89,13 +92,15 @@ impl<R: Region, H: Host> Fs<R, H> {
     /// Finishes the removal of extents that this inode was left with.
     pub(crate) fn finish_intent(&self, ino: Ino) -> Result<()> {
         loop {
-            let i = self.inode(self, ino)?;
+            let mut i = Inode::NONE;
+            self.inode(self, ino, &mut i)?;
             if !i.has_intent() {
                 return Ok(());
             }
             self.run(|tx| {
                 tx.need = Need::Must;
-                let mut i = self.inode(tx, ino)?;
+                let mut i = Inode::NONE;
+                self.inode(tx, ino, &mut i)?;
                 let (lo, hi) = (i.intent_start(), i.intent_end());
                 if tx.remove_extents(&mut i, lo, hi)? && tx.frees_left(LEAVE) {
                     i.set_intent_start(0);
@@ -115,7 +120,8 @@ impl<R: Region, H: Host> Fs<R, H> {
         loop {
             let seal = self.run(|tx| {
                 tx.need = Need::Must;
-                let mut i = self.inode(tx, ino)?;
+                let mut i = Inode::NONE;
+                self.inode(tx, ino, &mut i)?;
                 let is_seal = i.has(iflag::SEAL);
                 if i.nlink() > 0 || !i.has(iflag::PENDING) {
                     return Ok(Some(0));
@@ -157,7 +163,8 @@ impl<R: Region, H: Host> Fs<R, H> {
                         return Err(Error::corrupt(i.off, "seal of what is not sealed").into());
                     }
                     // Its links are none already; now nothing names it either.
-                    let mut s = self.seal_inode(tx, seal)?;
+                    let mut s = Inode::NONE;
+                    self.seal_inode(tx, seal, &mut s)?;
                     tx.add_pending(&mut s)?;
                     tx.put_inode(&s)?;
                 }
@@ -180,9 +187,11 @@ impl<R: Region, H: Host> Fs<R, H> {
         loop {
             let id = lock::PENDING + set as usize;
             self.host.lock(id);
+            let mut s = Inode::NONE;
+            let owner = layout::PENDING_OWNER + set;
             let found = self
-                .system_inode(self, system::PENDING + set, layout::PENDING_OWNER + set)
-                .and_then(|s| record::find_ge(self, &s, after.saturating_add(1)));
+                .system_inode(self, system::PENDING + set, owner, &mut s)
+                .and_then(|()| record::find_ge(self, &s, after.saturating_add(1)));
             self.host.unlock(id);
             match found? {
                 Some(r) if r[2] == self.epoch => after = r[0],
@@ -193,11 +202,11 @@ impl<R: Region, H: Host> Fs<R, H> {
 
     /// Does what is pending for one inode. The caller has it locked, and nobody else holds it open.
     pub(crate) fn do_pending(&self, ino: Ino) -> Result<()> {
-        let i = match self.inode(self, ino) {
-            Ok(i) => i,
+        let mut i = Inode::NONE;
+        match self.inode(self, ino, &mut i) {
             Err(Error::Stale) => return Ok(()),
-            Err(e) => return Err(e),
-        };
+            other => other?,
+        }
         if i.nlink() == 0 {
             self.reclaim(ino)
         } else {

@@ -17,10 +17,10 @@ use crate::types::Ino;
 const BATCH: usize = 16;
 
 impl<R: Region, H: Host> Fs<R, H> {
-    fn sealable(&self, ino: Ino) -> Result<Inode> {
-        let i = self.inode(self, ino)?;
+    fn sealable(&self, ino: Ino, i: &mut Inode) -> Result<()> {
+        self.inode(self, ino, i)?;
         if i.is_file() {
-            Ok(i)
+            Ok(())
         } else {
             Err(Error::Invalid)
         }
@@ -84,18 +84,21 @@ impl<R: Region, H: Host> Fs<R, H> {
         if self.is_read_only() {
             return Err(Error::ReadOnly);
         }
-        let i = self.sealable(ino)?;
+        let mut i = Inode::NONE;
+        self.sealable(ino, &mut i)?;
         if i.has(iflag::SEALED) {
             return Ok(());
         }
         if i.has_intent() {
             self.finish_intent(ino)?;
         }
-        let i = self.sealable(ino)?;
+        let mut i = Inode::NONE;
+        self.sealable(ino, &mut i)?;
         let now = self.host.now();
         // Until the file names it, the seal is pending: a crash leaves it to be reclaimed.
         let seal = self.run(|tx| {
-            let mut s = tx.new_inode()?;
+            let mut s = Inode::NONE;
+            tx.new_inode(&mut s)?;
             s.set_flag(iflag::SEAL, true);
             tx.add_pending(&mut s)?;
             tx.put_new_inode(&s)?;
@@ -103,10 +106,12 @@ impl<R: Region, H: Host> Fs<R, H> {
         })?;
         let sealed = self.record_windows(&i, seal).and_then(|()| {
             self.run(|tx| {
-                let mut s = self.inode(tx, seal)?;
+                let mut s = Inode::NONE;
+                self.inode(tx, seal, &mut s)?;
                 tx.remove_pending(&mut s)?;
                 tx.put_inode(&s)?;
-                let mut i = self.inode(tx, ino)?;
+                let mut i = Inode::NONE;
+                self.inode(tx, ino, &mut i)?;
                 i.set_flag(iflag::SEALED, true);
                 i.set_seal(seal);
                 i.set_ctime(now);
@@ -135,7 +140,8 @@ impl<R: Region, H: Host> Fs<R, H> {
             }
             if n > 0 {
                 self.run(|tx| {
-                    let mut s = self.inode(tx, seal)?;
+                    let mut s = Inode::NONE;
+                    self.inode(tx, seal, &mut s)?;
                     for r in batch.iter().take(n) {
                         record::insert(tx, &mut s, r)?;
                     }
@@ -147,7 +153,8 @@ impl<R: Region, H: Host> Fs<R, H> {
     }
 
     pub(crate) fn do_unseal(&self, ino: Ino) -> Result<()> {
-        let i = self.sealable(ino)?;
+        let mut i = Inode::NONE;
+        self.sealable(ino, &mut i)?;
         if !i.has(iflag::SEALED) {
             return Ok(());
         }
@@ -155,36 +162,45 @@ impl<R: Region, H: Host> Fs<R, H> {
         let seal = i.seal();
         self.run(|tx| {
             tx.need = Need::Must;
-            let mut i = self.inode(tx, ino)?;
+            let mut i = Inode::NONE;
+            self.inode(tx, ino, &mut i)?;
             i.set_flag(iflag::SEALED, false);
             i.set_seal(0);
             i.set_ctime(now);
             tx.put_inode(&i)?;
-            let mut s = self.seal_inode(tx, seal)?;
+            let mut s = Inode::NONE;
+            self.seal_inode(tx, seal, &mut s)?;
             tx.add_pending(&mut s)?;
             Ok(tx.put_inode(&s)?)
         })?;
         self.reclaim(seal)
     }
 
-    pub(crate) fn seal_inode<V: View<R, H>>(&self, view: &V, seal: Ino) -> Result<Inode> {
-        let s = match self.inode(view, seal) {
+    pub(crate) fn seal_inode<V: View<R, H>>(
+        &self,
+        view: &V,
+        seal: Ino,
+        s: &mut Inode,
+    ) -> Result<()> {
+        match self.inode(view, seal, s) {
             Err(Error::Stale) => return Err(Error::corrupt(seal, "seal: inode is not in use")),
             other => other?,
-        };
+        }
         if s.has(iflag::SEAL) && s.seal() == 0 && s.nlink() == 0 {
-            Ok(s)
+            Ok(())
         } else {
             Err(Error::corrupt(s.off, "seal: not one"))
         }
     }
 
     pub(crate) fn do_verify(&self, ino: Ino, at: u64) -> Result<Option<u64>> {
-        let i = self.sealable(ino)?;
+        let mut i = Inode::NONE;
+        self.sealable(ino, &mut i)?;
         if !i.has(iflag::SEALED) {
             return Err(Error::NoData);
         }
-        let s = self.seal_inode(self, i.seal())?;
+        let mut s = Inode::NONE;
+        self.seal_inode(self, i.seal(), &mut s)?;
         let window = at / SEAL_WINDOW;
         let sealed = record::find_ge(self, &s, window)?;
         let present = self.next_window(&i, window)?;

@@ -8,8 +8,8 @@ use crate::fs::SLOT_HINTS;
 use crate::host::Host;
 use crate::journal::{lock, Fail, Need, Tx, TxResult, View};
 use crate::layout::{
-    self, chunk, class, kind, summary, CHUNK_PAGES, CRC_AT, FRONTIER_FIRST, FRONTIER_MAGIC,
-    FRONTIER_READY, GROUP_CHUNKS, GROUP_PAGES, PAGE, SECTOR,
+    self, chunk, class, kind, summary, CHUNK_PAGES, FRONTIER_FIRST, FRONTIER_MAGIC, FRONTIER_READY,
+    GROUP_CHUNKS, GROUP_PAGES, PAGE, SECTOR,
 };
 use crate::region::Region;
 use core::sync::atomic::Ordering;
@@ -56,6 +56,12 @@ struct Chunk {
 }
 
 impl Chunk {
+    /// Room for one that is read: like inodes, descriptors stay in the frame that asked for them.
+    const NONE: Chunk = Chunk {
+        index: 0,
+        b: [0; chunk::SIZE],
+    };
+
     fn free(&self) -> u64 {
         u64::from(get16(&self.b, chunk::FREE))
     }
@@ -136,6 +142,12 @@ struct Summary {
 }
 
 impl Summary {
+    /// Room for one that is read.
+    const NONE: Summary = Summary {
+        off: 0,
+        b: [0; SECTOR as usize],
+    };
+
     fn word(&self, class: u8, w: u64) -> u64 {
         get64(
             &self.b,
@@ -189,29 +201,25 @@ impl<R: Region, H: Host> Tx<'_, R, H> {
         self.lock(group_lock(group))
     }
 
-    fn chunk(&self, index: u64) -> Result<Chunk> {
+    fn chunk(&self, index: u64, c: &mut Chunk) -> Result<()> {
         let off = self.fs.geo.chunk_offset(index);
-        let mut b = [0u8; chunk::SIZE];
-        self.peek(off, &mut b)?;
+        c.index = index;
+        self.peek(off, &mut c.b)?;
         let bad = |what| Err(Error::corrupt(off, what));
-        if get32(&b, 0) != layout::CHUNK_MAGIC || get64(&b, chunk::INDEX) != index {
+        if get32(&c.b, 0) != layout::CHUNK_MAGIC || get64(&c.b, chunk::INDEX) != index {
             return bad("chunk descriptor: not one, or not this one");
         }
-        let c = Chunk { index, b };
         let ones: u32 = (0..8).map(|i| c.word(i).count_ones()).sum();
         // A staged descriptor was checked when it was read first, and has no checksum yet. The
         // other descriptor of its sector still has the one it had.
-        if !self.staged(off & !(SECTOR - 1))? || !self.changed(off, &c.b)? {
-            let mut copy = c.b;
-            put32(&mut copy, CRC_AT, 0);
-            if self.fs.sum(off, &copy) != get32(&c.b, CRC_AT) {
-                return bad("chunk descriptor: bad checksum");
-            }
+        let checked = self.staged(off & !(SECTOR - 1))? && self.changed(off, &c.b)?;
+        if !checked && self.fs.check_sum(off, &mut c.b).is_err() {
+            return bad("chunk descriptor: bad checksum");
         }
         if c.free() + u64::from(ones) != CHUNK_PAGES || c.class() > class::FULL {
             return bad("chunk descriptor: bad count or class");
         }
-        Ok(c)
+        Ok(())
     }
 
     /// Does the staged descriptor differ from the one at home?
@@ -221,14 +229,15 @@ impl<R: Region, H: Host> Tx<'_, R, H> {
         Ok(home != *staged)
     }
 
-    fn summary(&self, off: u64, level: u64, index: u64) -> Result<Summary> {
-        let b = self
-            .fs
-            .sector(self, off, layout::SUMMARY_MAGIC, "summary: bad magic")?;
-        if get64(&b, summary::LEVEL) != level || get64(&b, summary::INDEX) != index {
+    fn summary(&self, off: u64, level: u64, index: u64, s: &mut Summary) -> Result<()> {
+        s.off = off;
+        let what = "summary: bad magic";
+        self.fs
+            .sector(self, off, layout::SUMMARY_MAGIC, what, &mut s.b)?;
+        if get64(&s.b, summary::LEVEL) != level || get64(&s.b, summary::INDEX) != index {
             return Err(Error::corrupt(off, "summary: wrong level or index"));
         }
-        Ok(Summary { off, b })
+        Ok(())
     }
 
     fn put_summary(&mut self, s: &Summary) -> Result<()> {
@@ -237,7 +246,7 @@ impl<R: Region, H: Host> Tx<'_, R, H> {
 
     /// Writes a changed descriptor, and what follows from it in the summaries. `small` says how a
     /// chunk that is partly free is to be used.
-    fn put_chunk(&mut self, mut c: Chunk, part: u8) -> TxResult<()> {
+    fn put_chunk(&mut self, c: &mut Chunk, part: u8) -> TxResult<()> {
         let old = c.class();
         let new = match c.free() {
             0 => class::FULL,
@@ -252,7 +261,8 @@ impl<R: Region, H: Host> Tx<'_, R, H> {
         }
         let group = c.index / GROUP_CHUNKS;
         let child = c.index % GROUP_CHUNKS;
-        let mut s = self.summary(self.fs.geo.summary_offset(group), 1, group)?;
+        let mut s = Summary::NONE;
+        self.summary(self.fs.geo.summary_offset(group), 1, group, &mut s)?;
         let before = [class::FREE, class::PACKED, class::COLOURED].map(|k| s.any(k));
         s.put(old, child, false);
         s.put(new, child, true);
@@ -261,17 +271,18 @@ impl<R: Region, H: Host> Tx<'_, R, H> {
         if before != after {
             let k = group / GROUP_CHUNKS;
             self.lock(lock::TOPS + (k % lock::TOP_LOCKS) as usize)?;
-            let mut top = self.summary(self.fs.geo.top_offset(k), 2, k)?;
+            // The group's is written: its room serves once more.
+            self.summary(self.fs.geo.top_offset(k), 2, k, &mut s)?;
             for (class, any) in (0u8..).zip(after) {
-                top.put(class, group % GROUP_CHUNKS, any);
+                s.put(class, group % GROUP_CHUNKS, any);
             }
-            self.put_summary(&top)?;
+            self.put_summary(&s)?;
         }
         Ok(())
     }
 
     /// Takes `len` free pages of a chunk.
-    fn take(&mut self, mut c: Chunk, bit: u64, len: u64, part: u8) -> TxResult<()> {
+    fn take(&mut self, c: &mut Chunk, bit: u64, len: u64, part: u8) -> TxResult<()> {
         let off = self.fs.geo.chunk_offset(c.index);
         let first = c.index * CHUNK_PAGES + bit;
         if !self.fs.geo.is_data(first, len) || !c.mark(bit, len, true) {
@@ -294,7 +305,8 @@ impl<R: Region, H: Host> Tx<'_, R, H> {
                 return Err(Error::corrupt(offset(at), what).into());
             }
             self.lock_group(group)?;
-            let mut c = self.chunk(index)?;
+            let mut c = Chunk::NONE;
+            self.chunk(index, &mut c)?;
             if !c.mark(at % CHUNK_PAGES, upto - at, false) {
                 let off = self.fs.geo.chunk_offset(index);
                 return Err(Error::corrupt(off, "chunk descriptor: freed page is free").into());
@@ -305,7 +317,7 @@ impl<R: Region, H: Host> Tx<'_, R, H> {
             } else {
                 class::PACKED
             };
-            self.put_chunk(c, part)?;
+            self.put_chunk(&mut c, part)?;
             at = upto;
         }
         Ok(())
@@ -440,14 +452,15 @@ impl<R: Region, H: Host> Tx<'_, R, H> {
                 break;
             }
             self.lock_group(group)?;
-            let c = self.chunk(at / CHUNK_PAGES)?;
+            let mut c = Chunk::NONE;
+            self.chunk(at / CHUNK_PAGES, &mut c)?;
             let bit = at % CHUNK_PAGES;
             if c.is_set(bit) {
                 break;
             }
             let run = (c.next(bit, true) - bit).min(pages - (at - goal));
             // A chunk entered from its start by a file that fills it is coloured, if the file was.
-            self.take(c, bit, run, class::COLOURED)?;
+            self.take(&mut c, bit, run, class::COLOURED)?;
             at += run;
             if at % CHUNK_PAGES != 0 {
                 break;
@@ -501,8 +514,9 @@ impl<R: Region, H: Host> Tx<'_, R, H> {
         }
         match best {
             Some((index, bit, len)) if short && len >= want.least => {
-                let c = self.chunk(index)?;
-                self.take(c, bit, len, class::PACKED)?;
+                let mut c = Chunk::NONE;
+                self.chunk(index, &mut c)?;
+                self.take(&mut c, bit, len, class::PACKED)?;
                 Ok(Some((index * CHUNK_PAGES + bit, len)))
             }
             _ => Ok(None),
@@ -520,7 +534,8 @@ impl<R: Region, H: Host> Tx<'_, R, H> {
         best: &mut Option<(u64, u64, u64)>,
     ) -> TxResult<Option<(u64, u64)>> {
         self.lock_group(group)?;
-        let s = self.summary(self.fs.geo.summary_offset(group), 1, group)?;
+        let mut s = Summary::NONE;
+        self.summary(self.fs.geo.summary_offset(group), 1, group, &mut s)?;
         // Each slot goes on in the chunk it used last, or begins at a place of its own.
         let hint = &self.fs.hints[self.slot as usize % SLOT_HINTS];
         let last = hint.load(Ordering::Relaxed);
@@ -531,6 +546,7 @@ impl<R: Region, H: Host> Tx<'_, R, H> {
         };
         let start = from;
         let mut wrapped = false;
+        let mut c = Chunk::NONE;
         while *tries > 0 {
             let Some(child) = s.find(class, from) else {
                 break;
@@ -542,7 +558,7 @@ impl<R: Region, H: Host> Tx<'_, R, H> {
                 break;
             }
             let index = group * GROUP_CHUNKS + child;
-            let c = self.chunk(index)?;
+            self.chunk(index, &mut c)?;
             if c.class() != class {
                 let off = self.fs.geo.chunk_offset(index);
                 return Err(
@@ -552,10 +568,10 @@ impl<R: Region, H: Host> Tx<'_, R, H> {
             if class == class::FREE {
                 hint.store(index, Ordering::Relaxed);
                 return match want.colour {
-                    Some(colour) => self.take_coloured(c, colour, want.pages).map(Some),
+                    Some(colour) => self.take_coloured(&mut c, colour, want.pages).map(Some),
                     None => {
                         let len = want.pages.min(CHUNK_PAGES);
-                        self.take(c, 0, len, class::PACKED)?;
+                        self.take(&mut c, 0, len, class::PACKED)?;
                         Ok(Some((index * CHUNK_PAGES, len)))
                     }
                 };
@@ -563,7 +579,7 @@ impl<R: Region, H: Host> Tx<'_, R, H> {
             let (bit, len) = c.run(want.pages);
             if len >= want.pages.min(CHUNK_PAGES) {
                 hint.store(index, Ordering::Relaxed);
-                self.take(c, bit, len, class)?;
+                self.take(&mut c, bit, len, class)?;
                 return Ok(Some((index * CHUNK_PAGES + bit, len)));
             }
             if best.is_none_or(|b| b.2 < len) {
@@ -580,7 +596,7 @@ impl<R: Region, H: Host> Tx<'_, R, H> {
     }
 
     /// Takes pages of free chunks, the first at position `colour` of its chunk.
-    fn take_coloured(&mut self, c: Chunk, colour: u64, pages: u64) -> TxResult<(u64, u64)> {
+    fn take_coloured(&mut self, c: &mut Chunk, colour: u64, pages: u64) -> TxResult<(u64, u64)> {
         let colour = colour % CHUNK_PAGES;
         let first = c.index * CHUNK_PAGES + colour;
         let group = c.index / GROUP_CHUNKS;
@@ -592,12 +608,13 @@ impl<R: Region, H: Host> Tx<'_, R, H> {
             if index / GROUP_CHUNKS != group || index >= self.fs.geo.chunks() {
                 break;
             }
-            let s = self.summary(self.fs.geo.summary_offset(group), 1, group)?;
+            let mut s = Summary::NONE;
+            self.summary(self.fs.geo.summary_offset(group), 1, group, &mut s)?;
             if !s.is_set(class::FREE, index % GROUP_CHUNKS) {
                 break;
             }
             let part = (pages - len).min(CHUNK_PAGES);
-            let c = self.chunk(index)?;
+            self.chunk(index, c)?;
             self.take(c, 0, part, class::COLOURED)?;
             len += part;
         }
@@ -609,7 +626,14 @@ impl<R: Region, H: Host> Tx<'_, R, H> {
         let fs = self.fs;
         self.lock(lock::FRONTIER)?;
         let off = fs.geo.system_offset(layout::system::FRONTIER);
-        let mut frontier = fs.sector(self, off, FRONTIER_MAGIC, "frontier: bad magic")?;
+        let mut frontier = [0; SECTOR as usize];
+        fs.sector(
+            self,
+            off,
+            FRONTIER_MAGIC,
+            "frontier: bad magic",
+            &mut frontier,
+        )?;
         let ready = get64(&frontier, FRONTIER_READY);
         if ready > fs.geo.groups() || get64(&frontier, FRONTIER_FIRST) != fs.geo.first_group() {
             return Err(Error::corrupt(off, "frontier: out of bounds").into());
@@ -621,22 +645,25 @@ impl<R: Region, H: Host> Tx<'_, R, H> {
             return Err(Error::NoSpace.into());
         }
         let group = ready;
-        let sums = format_group(fs, group)?;
+        let mut s = Summary::NONE;
+        format_group(fs, group, &mut s)?;
+        let any = [class::FREE, class::PACKED, class::COLOURED].map(|k| s.any(k));
         let k = group / GROUP_CHUNKS;
         self.lock(lock::TOPS + (k % lock::TOP_LOCKS) as usize)?;
         let top_off = fs.geo.top_offset(k);
-        let mut top = if group == fs.geo.first_group() || group % GROUP_CHUNKS == 0 {
-            new_summary(fs, top_off, 2, k)
+        let fresh = group == fs.geo.first_group() || group % GROUP_CHUNKS == 0;
+        if fresh {
+            new_summary(fs, top_off, 2, k, &mut s);
         } else {
-            self.summary(top_off, 2, k)?
-        };
-        for class in [class::FREE, class::PACKED, class::COLOURED] {
-            top.put(class, group % GROUP_CHUNKS, sums.any(class));
+            self.summary(top_off, 2, k, &mut s)?;
         }
-        if group == fs.geo.first_group() || group % GROUP_CHUNKS == 0 {
-            self.poke_fresh(top_off, &top.b)?;
+        for (class, any) in (0u8..).zip(any) {
+            s.put(class, group % GROUP_CHUNKS, any);
+        }
+        if fresh {
+            self.poke_fresh(top_off, &s.b)?;
         } else {
-            self.put_summary(&top)?;
+            self.put_summary(&s)?;
         }
         put64(&mut frontier, FRONTIER_READY, ready + 1);
         self.poke(off, &frontier, kind::PLAIN)?;
@@ -644,16 +671,19 @@ impl<R: Region, H: Host> Tx<'_, R, H> {
     }
 }
 
-fn new_summary<R: Region, H: Host>(fs: &Fs<R, H>, off: u64, level: u64, index: u64) -> Summary {
-    let mut s = Summary {
-        off,
-        b: [0; SECTOR as usize],
-    };
+fn new_summary<R: Region, H: Host>(
+    fs: &Fs<R, H>,
+    off: u64,
+    level: u64,
+    index: u64,
+    s: &mut Summary,
+) {
+    s.off = off;
+    s.b.fill(0);
     put32(&mut s.b, 0, layout::SUMMARY_MAGIC);
     put64(&mut s.b, summary::LEVEL, level);
     put64(&mut s.b, summary::INDEX, index);
     fs.put_sum(off, &mut s.b);
-    s
 }
 
 /// The bitmap of a chunk in which nothing was ever allocated: what lies outside the data zone is set.
@@ -674,9 +704,9 @@ pub(crate) fn pristine_bitmap(geo: &layout::Geometry, index: u64) -> [u64; 8] {
 }
 
 /// Writes the descriptors and the summary of a group behind the frontier.
-fn format_group<R: Region, H: Host>(fs: &Fs<R, H>, group: u64) -> Result<Summary> {
+fn format_group<R: Region, H: Host>(fs: &Fs<R, H>, group: u64, s: &mut Summary) -> Result<()> {
     let off = fs.geo.summary_offset(group);
-    let mut s = new_summary(fs, off, 1, group);
+    new_summary(fs, off, 1, group, s);
     for child in 0..GROUP_CHUNKS {
         let index = group * GROUP_CHUNKS + child;
         if index >= fs.geo.chunks() {
@@ -704,8 +734,7 @@ fn format_group<R: Region, H: Host>(fs: &Fs<R, H>, group: u64) -> Result<Summary
         s.put(class, child, true);
     }
     fs.put_sum(off, &mut s.b);
-    fs.region.write(off, &s.b)?;
-    Ok(s)
+    fs.region.write(off, &s.b)
 }
 
 /// Writes the frontier as it is before any group is opened.
@@ -722,7 +751,8 @@ pub(crate) fn format_frontier<R: Region, H: Host>(fs: &Fs<R, H>) -> Result<()> {
 /// The frontier: first group that is not initialised.
 pub(crate) fn read_frontier<R: Region, H: Host>(fs: &Fs<R, H>) -> Result<u64> {
     let off = fs.geo.system_offset(layout::system::FRONTIER);
-    let b = fs.sector(fs, off, FRONTIER_MAGIC, "frontier: bad magic")?;
+    let mut b = [0; SECTOR as usize];
+    fs.sector(fs, off, FRONTIER_MAGIC, "frontier: bad magic", &mut b)?;
     let ready = get64(&b, FRONTIER_READY);
     let first = get64(&b, FRONTIER_FIRST);
     if first != fs.geo.first_group() || ready < first || ready > fs.geo.groups() {

@@ -48,9 +48,9 @@ impl Node {
             ));
         }
         let off = offset(page);
-        let b = view
-            .fs()
-            .sector(view, off, NODE_MAGIC, "tree node: bad magic")?;
+        let mut b = [0; SECTOR as usize];
+        view.fs()
+            .sector(view, off, NODE_MAGIC, "tree node: bad magic", &mut b)?;
         let kind = get8(&b, node::KIND);
         if get64(&b, node::OWNER) != inode.ino()
             || get32(&b, node::GENERATION) != inode.generation()

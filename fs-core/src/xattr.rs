@@ -222,7 +222,8 @@ struct Change<'a> {
 impl<R: Region, H: Host> Fs<R, H> {
     pub(crate) fn do_getxattr(&self, ino: Ino, name: &[u8], buf: &mut [u8]) -> Result<usize> {
         check_name(name)?;
-        let i = self.inode(self, ino)?;
+        let mut i = Inode::NONE;
+        self.inode(self, ino, &mut i)?;
         let Some(block) = Block::load(self, &i)? else {
             return Err(Error::NoData);
         };
@@ -256,7 +257,8 @@ impl<R: Region, H: Host> Fs<R, H> {
     }
 
     pub(crate) fn do_listxattr(&self, ino: Ino, buf: &mut [u8]) -> Result<usize> {
-        let i = self.inode(self, ino)?;
+        let mut i = Inode::NONE;
+        self.inode(self, ino, &mut i)?;
         let Some(block) = Block::load(self, &i)? else {
             return Ok(0);
         };
@@ -293,7 +295,8 @@ impl<R: Region, H: Host> Fs<R, H> {
             if value.is_none() {
                 tx.need = Need::Must;
             }
-            let mut i = self.inode(tx, ino)?;
+            let mut i = Inode::NONE;
+            self.inode(tx, ino, &mut i)?;
             change(tx, &mut i, &Change { name, value, mode })?;
             i.set_ctime(now);
             Ok(tx.put_inode(&i)?)
