@@ -6,7 +6,7 @@ use crate::mountpoint::{self, Unmounted, Users};
 use crate::options::Options;
 use fs_core::{MountOptions, OwnerKind, Region as _, SetAttr, ROOT_INO};
 use fuser::{Config, Session, SessionACL};
-use host::{Access, Backing, Error, Kind, Result, UserHost, UserRegion, Volume};
+use host::{Access, Backing, Error, Kind, Result, Spec, UserHost, UserRegion, Volume};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::statfs::{statfs, FUSE_SUPER_MAGIC};
 use parking_lot::{Condvar, Mutex};
@@ -29,8 +29,19 @@ fn default_threads() -> usize {
 /// Opens the region and mounts the filesystem in it.
 fn open_volume(options: &Options) -> Result<Arc<Volume<UserRegion>>> {
     let spec = host::resolve::resolve(&options.region()?)?;
-    // Read-only mounts write the mount marker, and what a crash left in the journal.
-    let region = host::open(&spec, Access::ReadWrite)?;
+    // Read-only mounts write the mount marker, and what a crash left in the journal: into memory of
+    // their own where the region cannot be written.
+    let region = match host::open(&spec, Access::ReadWrite) {
+        Err(e)
+            if options.read_only()
+                && matches!(e.kind(), Kind::WriteProtected | Kind::Permission)
+                && matches!(spec, Spec::Path(_)) =>
+        {
+            log::info!("{spec} can only be read: nothing is written to it");
+            host::open(&spec, Access::Private)?
+        }
+        other => other?,
+    };
     let len = region.len();
     let holder = fs_core::probe(&region, &UserHost::new())
         .ok()

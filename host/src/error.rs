@@ -20,6 +20,8 @@ pub enum Kind {
     Busy,
     /// Refused because it would destroy something or is no place for a region.
     Refused,
+    /// It can only be read: a file on a read-only filesystem, a write-protected device.
+    WriteProtected,
     /// The operating system said no.
     System,
     /// The filesystem in the region said no.
@@ -69,6 +71,7 @@ impl Error {
             io::ErrorKind::NotFound => Kind::NotFound,
             io::ErrorKind::PermissionDenied => Kind::Permission,
             _ if error.raw_os_error() == Some(libc::EBUSY) => Kind::Busy,
+            _ if error.raw_os_error() == Some(libc::EROFS) => Kind::WriteProtected,
             _ => Kind::System,
         };
         // Without std's "(os error 2)", which tells people nothing.

@@ -25,6 +25,9 @@ pub enum Access {
     Inspect,
     /// Read while nobody writes: a shared lock.
     ReadOnly,
+    /// As [`Access::ReadOnly`]; what is stored stays in this process and ends with it. For what
+    /// cannot be written, and must be recovered to be read. Files and block devices only.
+    Private,
     /// Read and write, alone: an exclusive lock.
     ReadWrite,
 }
@@ -171,14 +174,18 @@ impl UserRegion {
     }
 }
 
-fn map(file: &File, len: u64, writable: bool) -> io::Result<Mapping> {
+fn map(file: &File, len: u64, access: Access) -> io::Result<Mapping> {
     let len = usize::try_from(len).map_err(|_| io::ErrorKind::InvalidInput)?;
     let mut options = MmapOptions::new();
     options.len(len);
-    let map = if writable {
-        options.map_raw(file)
-    } else {
-        options.map_raw_read_only(file)
+    let map = match access {
+        Access::ReadWrite => options.map_raw(file),
+        Access::Inspect | Access::ReadOnly => options.map_raw_read_only(file),
+        Access::Private => {
+            // SAFETY: what memmap2 asks for is that the file does not change under a slice of it;
+            // no slice is ever made of this mapping, it becomes a raw one at once.
+            unsafe { options.no_reserve_swap().map_copy(file) }.map(MmapRaw::from)
+        }
     };
     map.map(Mapping::Whole)
 }
@@ -202,15 +209,15 @@ fn open_path(path: &Path, access: Access) -> Result<UserRegion> {
         let error = Error::io(format!("cannot open {shown}"), &e);
         match e.raw_os_error() {
             Some(libc::EACCES | libc::EPERM) => error.hint("run this as root or as its owner"),
-            Some(libc::EROFS) => error.hint("it can only be read: mount it with -o ro"),
+            Some(libc::EROFS) => error.hint("it can only be read; -o ro mounts it so"),
             Some(libc::EBUSY) => error.hint("it is mounted, or part of another device"),
             Some(libc::ETXTBSY) => error.hint("it is swap space or a running program"),
             _ => error,
         }
     })?;
     let (lock, mapping) = match access {
-        Access::Inspect => (None, map(&file, device.len, false)),
-        Access::ReadOnly | Access::ReadWrite => {
+        Access::Inspect => (None, map(&file, device.len, access)),
+        Access::ReadOnly | Access::Private | Access::ReadWrite => {
             let lock = lock_whole(file, writable).map_err(|e| match e {
                 nix::Error::EWOULDBLOCK => {
                     let holder = Uses::system().holder(path, &meta);
@@ -219,7 +226,7 @@ fn open_path(path: &Path, access: Access) -> Result<UserRegion> {
                 }
                 e => Error::io(format!("cannot lock {shown}"), &e.into()),
             })?;
-            let mapping = map(&lock, device.len, writable);
+            let mapping = map(&lock, device.len, access);
             (Some(lock), mapping)
         }
     };
@@ -234,7 +241,7 @@ fn open_path(path: &Path, access: Access) -> Result<UserRegion> {
     UserRegion::wrap(
         mapping,
         device.len,
-        writable,
+        writable || access == Access::Private,
         backing,
         name,
         device.physical,

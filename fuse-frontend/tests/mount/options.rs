@@ -2,6 +2,7 @@
 //! Options, refusals and exit codes.
 
 use crate::fixture::{unable, Mount, PROGRAM};
+use nix::mount::{mount, umount2, MntFlags, MsFlags};
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::process::{Command, Stdio};
@@ -123,6 +124,48 @@ fn read_only_means_it() {
             .expect("runs");
         assert_eq!(output.status.code(), Some(1), "{}", dir.display());
     }
+}
+
+/// As an image on a read-only medium is looked into, left by a crash as it may be.
+#[test]
+fn what_can_only_be_read_is_mounted_read_only() {
+    if unable() {
+        return;
+    }
+    let mut mount = Mount::new(64 << 20);
+    fs::write(mount.path("f"), "x").expect("write");
+    mount.kill();
+    let image = mount.image();
+    let before = fs::read(&image).expect("read");
+    // A bind mount of the file over itself, then read-only.
+    bind(&image, MsFlags::MS_BIND);
+    bind(
+        &image,
+        MsFlags::MS_BIND | MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY,
+    );
+    let refused = mount.run(&[]);
+    let explained = String::from_utf8_lossy(&refused.stderr).into_owned();
+    let mounted = mount.run(&["-o", "ro"]);
+    let read = fs::read(mount.path("f"));
+    let written = fs::write(mount.path("g"), "x");
+    umount2(mount.path("").as_path(), MntFlags::empty()).expect("umount");
+    mount.wait_for_end();
+    umount2(&image, MntFlags::MNT_DETACH).expect("umount the bind mount");
+    assert_eq!(refused.status.code(), Some(32), "{explained}");
+    assert!(explained.contains("-o ro"), "{explained}");
+    assert!(
+        mounted.status.success(),
+        "{}",
+        String::from_utf8_lossy(&mounted.stderr)
+    );
+    assert_eq!(read.expect("read"), b"x");
+    let e = written.expect_err("read-only");
+    assert_eq!(e.raw_os_error(), Some(libc::EROFS));
+    assert!(fs::read(&image).expect("read") == before, "written to");
+}
+
+fn bind(path: &std::path::Path, flags: MsFlags) {
+    mount::<_, _, str, str>(Some(path), path, None, flags, None).expect("bind mount");
 }
 
 #[test]
