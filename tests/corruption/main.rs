@@ -2,7 +2,7 @@
 //! Damaged images: mounted, walked, read, written. Never a panic, never a loop, never a wrong
 //! answer where a checksum could know better.
 //!
-//! `RPRAMFS_IMAGES` sets the number of images of each test.
+//! `RPRAMFS_IMAGES` sets the number of images of each test; see also `flips.rs`.
 
 mod flips;
 
@@ -220,6 +220,21 @@ fn write_everywhere<R: Region>(fs: &Fs<R, TestHost>, want: &Tree) {
     let _ = fs.unmount();
 }
 
+/// May a mount of a damaged image fail so? Of what is corrupt, as a caller is told; only a
+/// superblock whose checksum holds can ask for features (docs/LAYOUT.md, section 5), or for more
+/// than the region has. A root that is not in use is stale like any other inode. Nobody else has
+/// the region, and it is ours.
+fn may_refuse(structure: &str, mended: bool, e: &Error) -> bool {
+    match e {
+        Error::Corrupt(_) => true,
+        Error::UnknownFeatures { .. } | Error::TooSmall => {
+            mended && matches!(structure, "superblock" | "backup")
+        }
+        Error::Stale => mended && matches!(structure, "inode" | "system page"),
+        _ => false,
+    }
+}
+
 /// Repairs, checks, mounts, walks, deletes everything. Returns of how many inodes something is
 /// lost.
 fn repaired<R: Region>(region: &R, host: &TestHost, want: &Tree) -> Result<u64, String> {
@@ -407,6 +422,9 @@ fn damage(what: &str, daily: u64, mended: bool, repair: bool) {
                     match quietly(|| tour(&metered, &host, &s.tree, !mended)) {
                         Err(panic) => bad.push(panic),
                         Ok(Err(e)) => {
+                            if !may_refuse(structure, mended, &e) {
+                                bad.push(format!("mount: {e:?}"));
+                            }
                             if std::env::var_os("RPRAMFS_VERBOSE").is_some() {
                                 println!("{structure} at {off:#x} {damage:?}: not mounted: {e}");
                             }
