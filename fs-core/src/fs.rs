@@ -169,8 +169,13 @@ impl<R: Region, H: Host> Fs<R, H> {
         self.pending.store(pending, Ordering::Relaxed);
         let mut table = Inode::NONE;
         self.tolerate(self.inode_table(self, &mut table))?;
-        self.do_getattr(crate::types::ROOT_INO)?;
-        Ok(())
+        match self.do_getattr(crate::types::ROOT_INO) {
+            Err(Error::Stale) => Err(Error::corrupt(
+                self.geo.system_offset(crate::layout::system::ITABLE),
+                "inode table: no root in it",
+            )),
+            other => other.map(|_| ()),
+        }
     }
 
     /// Takes notice of corruption, and goes on without what is corrupt.

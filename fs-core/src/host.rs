@@ -19,6 +19,7 @@ pub trait Host: Sync {
     /// CRC-32 (IEEE 802.3, reflected polynomial 0xEDB88320), continued: `crc` is the result over
     /// the bytes before (0 at the start), with the usual inversions inside, as zlib's `crc32()`.
     /// The kernel's `crc32_le(!crc, data, len) ^ !0` is the same function.
+    #[cfg_attr(feature = "sites", track_caller)]
     fn crc32(&self, crc: u32, data: &[u8]) -> u32;
 
     /// Takes lock `id` (`id < LOCKS`), waiting for it. Not recursive. A critical section is short

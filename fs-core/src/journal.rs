@@ -577,6 +577,7 @@ impl<R: Region, H: Host> Fs<R, H> {
 
     /// Checksum of a structure at `off`.
     #[inline]
+    #[cfg_attr(feature = "sites", track_caller)]
     pub(crate) fn sum(&self, off: u64, bytes: &[u8]) -> u32 {
         layout::checksum(&self.host, self.seed, off, bytes)
     }
@@ -597,6 +598,7 @@ impl<R: Region, H: Host> Fs<R, H> {
     }
 
     /// Puts the checksum in the usual place.
+    #[cfg_attr(feature = "sites", track_caller)]
     pub(crate) fn put_sum(&self, off: u64, bytes: &mut [u8]) {
         put32(bytes, CRC_AT, 0);
         let crc = self.sum(off, bytes);

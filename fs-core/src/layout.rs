@@ -286,6 +286,7 @@ pub mod xattr {
 pub const SEAL_WINDOW: u64 = 2 << 20;
 
 /// The checksum of section 4: over the offset, then the bytes.
+#[cfg_attr(feature = "sites", track_caller)]
 pub fn checksum<H: Host + ?Sized>(host: &H, seed: u32, offset: u64, bytes: &[u8]) -> u32 {
     host.crc32(host.crc32(seed, &offset.to_le_bytes()), bytes)
 }

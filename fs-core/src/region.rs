@@ -30,9 +30,11 @@ pub trait Region: Sync {
 
     /// Stores a little-endian word at `off` (a multiple of 8), undivided, with Release order:
     /// whoever sees it sees every store made before it.
+    #[cfg_attr(feature = "sites", track_caller)]
     fn store(&self, off: u64, value: u64) -> Result<()>;
 
     /// Replaces the word at `off` if it is `old`. `Ok(Err(found))` where it was not.
+    #[cfg_attr(feature = "sites", track_caller)]
     fn compare_exchange(
         &self,
         off: u64,
@@ -45,12 +47,15 @@ pub trait Region: Sync {
 
     /// Copies bytes into the region, in no particular order of their own, but before any later
     /// [`Region::store`]. Aligned 8-byte words are not torn.
+    #[cfg_attr(feature = "sites", track_caller)]
     fn write(&self, off: u64, buf: &[u8]) -> Result<()>;
 
     /// Stores zeros.
+    #[cfg_attr(feature = "sites", track_caller)]
     fn zero(&self, off: u64, len: u64) -> Result<()>;
 
     /// Copies `len` bytes inside the region between ranges that do not overlap.
+    #[cfg_attr(feature = "sites", track_caller)]
     fn copy(&self, from: u64, to: u64, len: u64) -> Result<()>;
 }
 

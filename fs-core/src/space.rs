@@ -653,7 +653,7 @@ impl<R: Region, H: Host> Tx<'_, R, H> {
         let top_off = fs.geo.top_offset(k);
         let fresh = group == fs.geo.first_group() || group % GROUP_CHUNKS == 0;
         if fresh {
-            new_summary(fs, top_off, 2, k, &mut s);
+            new_summary(top_off, 2, k, &mut s);
         } else {
             self.summary(top_off, 2, k, &mut s)?;
         }
@@ -671,19 +671,13 @@ impl<R: Region, H: Host> Tx<'_, R, H> {
     }
 }
 
-fn new_summary<R: Region, H: Host>(
-    fs: &Fs<R, H>,
-    off: u64,
-    level: u64,
-    index: u64,
-    s: &mut Summary,
-) {
+/// A summary of nothing, without a checksum yet.
+fn new_summary(off: u64, level: u64, index: u64, s: &mut Summary) {
     s.off = off;
     s.b.fill(0);
     put32(&mut s.b, 0, layout::SUMMARY_MAGIC);
     put64(&mut s.b, summary::LEVEL, level);
     put64(&mut s.b, summary::INDEX, index);
-    fs.put_sum(off, &mut s.b);
 }
 
 /// The bitmap of a chunk in which nothing was ever allocated: what lies outside the data zone is set.
@@ -706,7 +700,7 @@ pub(crate) fn pristine_bitmap(geo: &layout::Geometry, index: u64) -> [u64; 8] {
 /// Writes the descriptors and the summary of a group behind the frontier.
 fn format_group<R: Region, H: Host>(fs: &Fs<R, H>, group: u64, s: &mut Summary) -> Result<()> {
     let off = fs.geo.summary_offset(group);
-    new_summary(fs, off, 1, group, s);
+    new_summary(off, 1, group, s);
     for child in 0..GROUP_CHUNKS {
         let index = group * GROUP_CHUNKS + child;
         if index >= fs.geo.chunks() {

@@ -222,15 +222,13 @@ fn write_everywhere<R: Region>(fs: &Fs<R, TestHost>, want: &Tree) {
 
 /// May a mount of a damaged image fail so? Of what is corrupt, as a caller is told; only a
 /// superblock whose checksum holds can ask for features (docs/LAYOUT.md, section 5), or for more
-/// than the region has. A root that is not in use is stale like any other inode. Nobody else has
-/// the region, and it is ours.
+/// than the region has. Nobody else has the region, and it is ours.
 fn may_refuse(structure: &str, mended: bool, e: &Error) -> bool {
     match e {
         Error::Corrupt(_) => true,
         Error::UnknownFeatures { .. } | Error::TooSmall => {
             mended && matches!(structure, "superblock" | "backup")
         }
-        Error::Stale => mended && matches!(structure, "inode" | "system page"),
         _ => false,
     }
 }

@@ -5,5 +5,6 @@
 //! and says more of each.
 
 mod format;
+mod mutants;
 mod pairs;
 mod single;

@@ -913,6 +913,13 @@ fn lifetimes() -> Vec<Case> {
 
 macro_rules! group {
     ($($test:ident = $cases:ident),* $(,)?) => {
+        /// Every case there is.
+        pub fn all() -> Vec<Case> {
+            let mut all = Vec::new();
+            $(all.extend($cases());)*
+            all
+        }
+
         $(#[test]
         fn $test() {
             run(&$cases(), &Effort::from_env()).conclude(concat!("crash: ", stringify!($cases)));

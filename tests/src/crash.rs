@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0 OR GPL-2.0
 //! Crash replay: run an operation, stop after each of its stores, recover, look.
 
-use crate::fixture::{audit, churn, drain, empty, format, mount};
+use crate::fixture::{audit, churn, drain, empty, format, mount, mount_as};
 use crate::host::{mix, Rng, TestHost};
-use crate::record::{Image, Log, Recorder, Scratch, Store, WordOrder};
+use crate::record::{Image, Log, Recorder, Scratch, Site, Store, WordOrder};
 use crate::tree::{diff, diff_node, walk, Body, Node, Tree};
 use fs_core::{Error, Fs, Ino, Region, ROOT_INO};
 use std::collections::BTreeSet;
@@ -200,25 +200,31 @@ impl Tally {
             "{what}: {} cases, {} stores, {} states ({} in recovery, {} emptied), {} violations",
             self.cases, self.stores, self.states, self.recoveries, self.emptied, self.wrong
         );
-        if let Some(path) = std::env::var_os("RPRAMFS_CRASH_LOG") {
-            use std::io::Write;
-            if let Ok(mut f) = std::fs::OpenOptions::new()
-                .create(true)
-                .append(true)
-                .open(path)
-            {
-                let line = serde_json::json!({
-                    "test": what, "sequences": self.cases, "stores": self.stores,
-                    "states": self.states, "violations": self.wrong,
-                });
-                let _ = writeln!(f, "{line}");
-            }
-        }
+        append(&serde_json::json!({
+            "test": what, "sequences": self.cases, "stores": self.stores,
+            "states": self.states, "violations": self.wrong,
+        }));
         for v in &self.violations {
             println!("VIOLATION {v}");
         }
         assert!(self.states > 0, "nothing was tested");
         assert_eq!(self.wrong, 0, "{what}: see above");
+    }
+}
+
+/// Appends a line to the file that `RPRAMFS_CRASH_LOG` names, if it names one.
+///
+/// # Panics
+/// When it cannot: figures that are missing must not be taken for good ones.
+pub fn append(line: &serde_json::Value) {
+    use std::io::Write;
+    if let Some(path) = std::env::var_os("RPRAMFS_CRASH_LOG") {
+        let mut file = std::fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(path)
+            .expect("RPRAMFS_CRASH_LOG");
+        writeln!(file, "{line}").expect("RPRAMFS_CRASH_LOG");
     }
 }
 
@@ -278,6 +284,8 @@ pub struct Recording {
     pub log: Log,
     /// Clock and randomness for what comes after.
     pub host: TestHost,
+    /// Who computed checksums of what, where places are named.
+    pub sums: BTreeSet<(Site, &'static str)>,
 }
 
 /// Sets a case up, runs and records its operation.
@@ -285,8 +293,19 @@ pub struct Recording {
 /// # Errors
 /// Says which part of the case does not work.
 pub fn record(case: &Case) -> Result<Recording, String> {
+    record_on(case, Recorder::new(Scratch::zeroed(case.bytes)), None)
+}
+
+/// As [`record`], on a tape that may lose stores, and with a checksum that may be wrong.
+///
+/// # Errors
+/// Says which part of the case does not work.
+pub fn record_on(
+    case: &Case,
+    tape: Tape,
+    wrong: Option<(Site, &'static str)>,
+) -> Result<Recording, String> {
     let host = TestHost::new(mix(case.name.len() as u64));
-    let tape = Recorder::new(Scratch::zeroed(case.bytes));
     format(&tape, &host);
     let fs = mount(&tape, host.clone()).map_err(|e| format!("first mount: {e:?}"))?;
     (case.setup)(&fs).map_err(|e| format!("setup: {e:?}"))?;
@@ -294,6 +313,9 @@ pub fn record(case: &Case) -> Result<Recording, String> {
         host.tick();
     }
     let base = tape.inner().image();
+    if tape.names_places() {
+        host.watch_sums(wrong);
+    }
     match &case.act {
         Act::Op(op) => {
             tape.start();
@@ -311,8 +333,12 @@ pub fn record(case: &Case) -> Result<Recording, String> {
         Act::Remount => {
             drop(fs);
             tape.start();
-            let host = host.reborn();
-            let fs = mount(&tape, host).map_err(|e| format!("mount: {e:?}"))?;
+            let heir = host.reborn();
+            if tape.names_places() {
+                heir.watch_sums(wrong);
+            }
+            let fs =
+                mount_as(&tape, heir, *b"the next boot id").map_err(|e| format!("mount: {e:?}"))?;
             tape.mark("mounted");
             drain(&fs)?;
         }
@@ -322,15 +348,48 @@ pub fn record(case: &Case) -> Result<Recording, String> {
         }
     }
     let log = tape.stop();
+    let sums = host.watched_sums();
     host.tick();
-    Ok(Recording { base, log, host })
+    Ok(Recording {
+        base,
+        log,
+        host,
+        sums,
+    })
 }
 
 /// What a state may look like.
-struct Allowed {
-    before: Tree,
-    after: Tree,
-    loose: BTreeSet<Ino>,
+pub struct Allowed {
+    /// The tree before the operation.
+    pub before: Tree,
+    /// The tree behind it.
+    pub after: Tree,
+    /// Files for which more is allowed.
+    pub loose: BTreeSet<Ino>,
+}
+
+/// The two ends of an operation: as it found and as it left things, then recovered.
+///
+/// # Errors
+/// What is wrong with them.
+pub fn ends(case: &Case, rec: &Recording) -> Result<Allowed, String> {
+    let first = Scratch::new(&rec.base);
+    let before = look(&first, &rec.host, None, None)?.tree;
+    let mut last = rec.base.clone();
+    apply(&mut last, &rec.log.stores);
+    let last = Scratch::new(&last);
+    let after = look(&last, &rec.host, None, None)?.tree;
+    let fs = mount(&last, rec.host.reborn()).map_err(|e| format!("{e:?}"))?;
+    let mut loose = BTreeSet::new();
+    for path in &case.loose {
+        // In a sequence an earlier operation may have taken the file away.
+        loose.extend(resolve(&fs, path).ok());
+    }
+    Ok(Allowed {
+        before,
+        after,
+        loose,
+    })
 }
 
 fn run_case(case: &Case, effort: &Effort) -> Tally {
@@ -353,27 +412,7 @@ fn run_case(case: &Case, effort: &Effort) -> Tally {
     };
     tally.stores = rec.log.stores.len() as u64;
 
-    // The two ends: as the operation left them, then recovered.
-    let ends = quietly(|| {
-        let first = Scratch::new(&rec.base);
-        let before = look(&first, &rec.host, None, None)?.tree;
-        let mut last = rec.base.clone();
-        apply(&mut last, &rec.log.stores);
-        let last = Scratch::new(&last);
-        let after = look(&last, &rec.host, None, None)?.tree;
-        let fs = mount(&last, rec.host.reborn()).map_err(|e| format!("{e:?}"))?;
-        let mut loose = BTreeSet::new();
-        for path in &case.loose {
-            // In a sequence an earlier operation may have taken the file away.
-            loose.extend(resolve(&fs, path).ok());
-        }
-        Ok::<_, String>(Allowed {
-            before,
-            after,
-            loose,
-        })
-    })
-    .and_then(|r| r);
+    let ends = quietly(|| ends(case, &rec)).and_then(|r| r);
     let allowed = match ends {
         Ok(a) => a,
         Err(e) => {
@@ -486,7 +525,11 @@ fn where_(stores: &[Store], k: usize) -> String {
     }
 }
 
-fn apply(image: &mut Image, stores: &[Store]) {
+/// Makes stores in an image.
+///
+/// # Panics
+/// When they are outside of it.
+pub fn apply(image: &mut Image, stores: &[Store]) {
     for s in stores {
         image.mem.store(s.off, s.new).expect("inside");
         image.pages.push(s.off / 4096);
@@ -495,14 +538,20 @@ fn apply(image: &mut Image, stores: &[Store]) {
     image.pages.dedup();
 }
 
-struct Seen {
-    tree: Tree,
-    replayed: u64,
+/// What a state turned out to be.
+pub struct Seen {
+    /// The tree, after recovery and reclaim.
+    pub tree: Tree,
+    /// Transactions replayed.
+    pub replayed: u64,
 }
 
 /// Recovers a state and looks at it: the tree as allowed, clean, no page lost; then everything
 /// deleted if asked for.
-fn look(
+///
+/// # Errors
+/// What is wrong with it.
+pub fn look(
     region: &Scratch,
     host: &TestHost,
     allowed: Option<&Allowed>,

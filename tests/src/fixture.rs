@@ -36,10 +36,18 @@ pub fn format<R: Region>(region: &R, host: &TestHost) {
 /// # Errors
 /// What the core answers.
 pub fn mount<R: Region, H: Host>(region: R, host: H) -> Result<Fs<R, H>> {
+    mount_as(region, host, *b"boot-id-of-tests")
+}
+
+/// As [`mount`], in another boot of the machine.
+///
+/// # Errors
+/// What the core answers.
+pub fn mount_as<R: Region, H: Host>(region: R, host: H, boot_id: [u8; 16]) -> Result<Fs<R, H>> {
     let options = MountOptions {
         read_only: false,
         owner: Owner {
-            boot_id: *b"boot-id-of-tests",
+            boot_id,
             kind: OwnerKind::Fuse,
             pid: 42,
             start: 4242,

@@ -2,9 +2,13 @@
 //! The surroundings the core runs in under test: a clock that stands still unless told to tick,
 //! seeded randomness, and locks that notice when they are taken twice or left behind.
 
+use crate::mutant;
+use crate::record::Site;
 use fs_core::{Corruption, Host, LOCKS};
 use parking_lot::lock_api::RawMutex as _;
 use parking_lot::{Mutex, RawMutex};
+use std::collections::BTreeSet;
+use std::panic::Location;
 use std::sync::atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering};
 use std::sync::Arc;
 
@@ -22,6 +26,15 @@ struct Inner {
     /// Which thread holds each lock; 0: none.
     holders: Vec<AtomicU64>,
     reports: Mutex<Vec<Corruption>>,
+    sums: Mutex<Sums>,
+}
+
+/// Checksums as mutants see them.
+#[derive(Default)]
+struct Sums {
+    watch: bool,
+    seen: BTreeSet<(Site, &'static str)>,
+    wrong: Option<(Site, &'static str)>,
 }
 
 /// A [`Host`] for tests. Clones share everything.
@@ -58,7 +71,23 @@ impl TestHost {
             locks: (0..LOCKS).map(|_| RawMutex::INIT).collect(),
             holders: (0..LOCKS).map(|_| AtomicU64::new(0)).collect(),
             reports: Mutex::new(Vec::new()),
+            sums: Mutex::new(Sums::default()),
         }))
+    }
+
+    /// From now on notes who computes checksums of what; those of `wrong` come out wrong.
+    pub fn watch_sums(&self, wrong: Option<(Site, &'static str)>) {
+        *self.0.sums.lock() = Sums {
+            watch: true,
+            seen: BTreeSet::new(),
+            wrong,
+        };
+    }
+
+    /// Who computed checksums of what since then.
+    #[must_use]
+    pub fn watched_sums(&self) -> BTreeSet<(Site, &'static str)> {
+        std::mem::take(&mut *self.0.sums.lock()).seen
     }
 
     /// A host that goes on from here in time, with free locks and other randomness: what a new
@@ -115,7 +144,16 @@ impl Host for TestHost {
     fn crc32(&self, crc: u32, data: &[u8]) -> u32 {
         let mut h = crc32fast::Hasher::new_with_initial(crc);
         h.update(data);
-        h.finalize()
+        let crc = h.finalize();
+        let mut sums = self.0.sums.lock();
+        // Eight bytes are the offset that goes before the structure.
+        if sums.watch && data.len() != 8 {
+            let magic = data.first_chunk().map_or(0, |m| u32::from_le_bytes(*m));
+            let at = (Location::caller(), mutant::structure(magic));
+            sums.seen.insert(at);
+            return crc ^ u32::from(sums.wrong == Some(at));
+        }
+        crc
     }
 
     fn lock(&self, id: usize) {

@@ -8,6 +8,7 @@ pub mod fixture;
 pub mod host;
 pub mod mem;
 pub mod model;
+pub mod mutant;
 pub mod ops;
 pub mod record;
 pub mod script;

@@ -6,7 +6,25 @@ use crate::host::Rng;
 use crate::mem::MemRegion;
 use fs_core::{Error, Region, Result};
 use parking_lot::Mutex;
+use std::panic::Location;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+/// A line of the core that stores.
+pub type Site = &'static Location<'static>;
+
+/// One call that stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Call {
+    /// Who called.
+    pub site: Site,
+    /// What is there now (see [`Recorder::name_places`]).
+    pub place: &'static str,
+    /// A bulk call: its words have no order of their own, and only come before a later single store.
+    pub bulk: bool,
+}
+
+/// Names what lies at an offset of a region, for the choice of mutants.
+pub type Places = fn(&dyn Fn(u64) -> u64, u64) -> &'static str;
 
 /// One aligned word that changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,6 +46,8 @@ pub struct Log {
     pub stores: Vec<Store>,
     /// Markers: index of the first store behind it, and a label.
     pub marks: Vec<(usize, String)>,
+    /// The calls, by their numbers.
+    pub calls: Vec<Call>,
 }
 
 /// In which order the words of one bulk call reach the memory.
@@ -93,7 +113,7 @@ impl Log {
 }
 
 /// Runs of stores that belong to one call.
-fn calls(stores: &[Store]) -> Vec<std::ops::Range<usize>> {
+pub(crate) fn calls(stores: &[Store]) -> Vec<std::ops::Range<usize>> {
     let mut runs = Vec::new();
     let mut start = 0;
     for i in 1..=stores.len() {
@@ -110,7 +130,18 @@ fn calls(stores: &[Store]) -> Vec<std::ops::Range<usize>> {
 pub struct Recorder<R> {
     inner: R,
     on: AtomicBool,
-    state: Mutex<(u32, Log)>,
+    state: Mutex<Log>,
+    places: Option<Places>,
+    lost: Option<Lost>,
+}
+
+/// A store that a mutant does not make.
+#[derive(Clone, Copy, Debug)]
+pub struct Lost {
+    /// Who stores, to what kind of place.
+    pub line: (Site, &'static str),
+    /// Only the store of this number among those of the line; all without.
+    pub only: Option<usize>,
 }
 
 impl<R: Region> Recorder<R> {
@@ -119,27 +150,44 @@ impl<R: Region> Recorder<R> {
         Recorder {
             inner,
             on: AtomicBool::new(false),
-            state: Mutex::new((0, Log::default())),
+            state: Mutex::new(Log::default()),
+            places: None,
+            lost: None,
         }
+    }
+
+    /// Gives calls the names of the places they store to.
+    pub fn name_places(&mut self, places: Places) {
+        self.places = Some(places);
+    }
+
+    /// Were places named?
+    pub fn names_places(&self) -> bool {
+        self.places.is_some()
+    }
+
+    /// A mutant: while recording is on, these stores are lost.
+    pub fn lose(&mut self, lost: Lost) {
+        self.lost = Some(lost);
     }
 
     /// Forgets what was recorded and begins.
     pub fn start(&self) {
-        *self.state.lock() = (0, Log::default());
+        *self.state.lock() = Log::default();
         self.on.store(true, Ordering::SeqCst);
     }
 
     /// Puts a marker behind the stores so far.
     pub fn mark(&self, label: impl Into<String>) {
         let mut state = self.state.lock();
-        let at = state.1.stores.len();
-        state.1.marks.push((at, label.into()));
+        let at = state.stores.len();
+        state.marks.push((at, label.into()));
     }
 
     /// Ends recording and hands out what there is.
     pub fn stop(&self) -> Log {
         self.on.store(false, Ordering::SeqCst);
-        std::mem::take(&mut self.state.lock().1)
+        std::mem::take(&mut *self.state.lock())
     }
 
     /// The region underneath.
@@ -149,7 +197,14 @@ impl<R: Region> Recorder<R> {
 
     /// Runs `change`, which stores into `off..off+len`, and records the words it changed. The
     /// lock makes the recorded order the real one among threads.
-    fn around<T>(&self, off: u64, len: u64, change: impl FnOnce() -> Result<T>) -> Result<T> {
+    fn around<T>(
+        &self,
+        site: Site,
+        bulk: bool,
+        off: u64,
+        len: u64,
+        change: impl FnOnce() -> Result<T>,
+    ) -> Result<T> {
         if !self.on.load(Ordering::Relaxed) || len == 0 {
             return change();
         }
@@ -159,16 +214,31 @@ impl<R: Region> Recorder<R> {
             _ => return change(),
         };
         let mut state = self.state.lock();
-        let call = state.0;
-        state.0 += 1;
+        let call = state.calls.len() as u32;
         let mut old = vec![0u8; (end - start) as usize];
         self.inner.read(start, &mut old)?;
         let done = change()?;
         let mut new = vec![0u8; old.len()];
         self.inner.read(start, &mut new)?;
+        let place = self.places.map_or("", |f| {
+            let load = |at: u64| self.inner.load(at).unwrap_or_default();
+            f(&load, off)
+        });
+        if let Some(lost) = self.lost.filter(|l| l.line == (site, place)) {
+            let made = state
+                .calls
+                .iter()
+                .filter(|c| (c.site, c.place) == lost.line);
+            if lost.only.is_none_or(|n| n == made.count()) {
+                self.inner.write(start, &old)?;
+                // It counts as made, without an effect.
+                new = old.clone();
+            }
+        }
+        state.calls.push(Call { site, place, bulk });
         for (i, (o, n)) in old.chunks_exact(8).zip(new.chunks_exact(8)).enumerate() {
             if o != n {
-                state.1.stores.push(Store {
+                state.stores.push(Store {
                     off: start + 8 * i as u64,
                     old: u64::from_le_bytes(o.try_into().expect("8 bytes")),
                     new: u64::from_le_bytes(n.try_into().expect("8 bytes")),
@@ -188,7 +258,8 @@ impl<R: Region> Region for Recorder<R> {
         self.inner.load(off)
     }
     fn store(&self, off: u64, value: u64) -> Result<()> {
-        self.around(off, 8, || self.inner.store(off, value))
+        let site = Location::caller();
+        self.around(site, false, off, 8, || self.inner.store(off, value))
     }
     fn compare_exchange(
         &self,
@@ -196,19 +267,25 @@ impl<R: Region> Region for Recorder<R> {
         old: u64,
         new: u64,
     ) -> Result<core::result::Result<(), u64>> {
-        self.around(off, 8, || self.inner.compare_exchange(off, old, new))
+        let site = Location::caller();
+        self.around(site, false, off, 8, || {
+            self.inner.compare_exchange(off, old, new)
+        })
     }
     fn read(&self, off: u64, buf: &mut [u8]) -> Result<()> {
         self.inner.read(off, buf)
     }
     fn write(&self, off: u64, buf: &[u8]) -> Result<()> {
-        self.around(off, buf.len() as u64, || self.inner.write(off, buf))
+        let (site, len) = (Location::caller(), buf.len() as u64);
+        self.around(site, true, off, len, || self.inner.write(off, buf))
     }
     fn zero(&self, off: u64, len: u64) -> Result<()> {
-        self.around(off, len, || self.inner.zero(off, len))
+        let site = Location::caller();
+        self.around(site, true, off, len, || self.inner.zero(off, len))
     }
     fn copy(&self, from: u64, to: u64, len: u64) -> Result<()> {
-        self.around(to, len, || self.inner.copy(from, to, len))
+        let site = Location::caller();
+        self.around(site, true, to, len, || self.inner.copy(from, to, len))
     }
 }
 
