@@ -12,4 +12,5 @@ pub mod mutant;
 pub mod ops;
 pub mod record;
 pub mod script;
+pub mod stack;
 pub mod tree;
