@@ -89,7 +89,7 @@ fn system_inode(n: u64) -> u64 {
 }
 
 /// Region offset of an inode, by the inode table as docs/LAYOUT.md describes it.
-fn inode<R: Region>(fs: &Fs<R, impl Host>, ino: Ino) -> Option<u64> {
+pub fn inode<R: Region>(fs: &Fs<R, impl Host>, ino: Ino) -> Option<u64> {
     let table = system_inode(0);
     let body = word(fs, table + 136);
     let want = ino / 16;

@@ -5,6 +5,7 @@
 pub mod checker;
 pub mod crash;
 pub mod fixture;
+pub mod forge;
 pub mod host;
 pub mod mem;
 pub mod model;
