@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0 OR GPL-2.0
 //! Regions that remember: every store in program order, which pages were touched, how many
-//! accesses were made.
+//! accesses were made. And one that lets others go first.
 
 use crate::host::Rng;
 use crate::mem::MemRegion;
@@ -512,6 +512,70 @@ impl<R: Region> Region for Metered<R> {
     fn copy(&self, from: u64, to: u64, len: u64) -> Result<()> {
         self.spend(len.min(self.inner.len()))?;
         self.inner.copy(from, to, len)
+    }
+}
+
+/// A region whose users give way to one another every few stores, so that threads meet in the
+/// middle of what they do even where there are fewer CPUs than threads.
+#[derive(Debug)]
+pub struct Polite<R> {
+    inner: R,
+    every: u64,
+    stores: AtomicU64,
+}
+
+impl<R: Region> Polite<R> {
+    /// Wraps a region; each `every`-th store gives way.
+    pub fn new(inner: R, every: u64) -> Self {
+        Polite {
+            inner,
+            every,
+            stores: AtomicU64::new(0),
+        }
+    }
+
+    /// The region underneath.
+    pub fn inner(&self) -> &R {
+        &self.inner
+    }
+
+    fn after<T>(&self, done: T) -> T {
+        if self.stores.fetch_add(1, Ordering::Relaxed) % self.every == 0 {
+            std::thread::yield_now();
+        }
+        done
+    }
+}
+
+impl<R: Region> Region for Polite<R> {
+    fn len(&self) -> u64 {
+        self.inner.len()
+    }
+    fn load(&self, off: u64) -> Result<u64> {
+        self.inner.load(off)
+    }
+    fn store(&self, off: u64, value: u64) -> Result<()> {
+        self.after(self.inner.store(off, value))
+    }
+    fn compare_exchange(
+        &self,
+        off: u64,
+        old: u64,
+        new: u64,
+    ) -> Result<core::result::Result<(), u64>> {
+        self.after(self.inner.compare_exchange(off, old, new))
+    }
+    fn read(&self, off: u64, buf: &mut [u8]) -> Result<()> {
+        self.inner.read(off, buf)
+    }
+    fn write(&self, off: u64, buf: &[u8]) -> Result<()> {
+        self.after(self.inner.write(off, buf))
+    }
+    fn zero(&self, off: u64, len: u64) -> Result<()> {
+        self.after(self.inner.zero(off, len))
+    }
+    fn copy(&self, from: u64, to: u64, len: u64) -> Result<()> {
+        self.after(self.inner.copy(from, to, len))
     }
 }
 
