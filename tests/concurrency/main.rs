@@ -14,7 +14,7 @@ use rpramfs_tests::crash::quietly;
 use rpramfs_tests::fixture::{audit, drain, empty, format, mount};
 use rpramfs_tests::host::{own_cpu, Rng, TestHost};
 use rpramfs_tests::mem::MemRegion;
-use rpramfs_tests::record::{Recorder, Scratch};
+use rpramfs_tests::record::{Polite, Recorder, Scratch};
 use rpramfs_tests::tree::walk;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
@@ -358,4 +358,129 @@ fn concurrency_crash() {
         }
     }
     println!("concurrency: {states} crash states of interleaved threads");
+}
+
+/// Runs `other` again and again on a thread of its own until `f` is done.
+fn beside(other: impl Fn() + Sync, f: impl FnOnce()) {
+    struct Over<'a>(&'a AtomicBool);
+    impl Drop for Over<'_> {
+        fn drop(&mut self) {
+            self.0.store(true, Ordering::SeqCst);
+        }
+    }
+    let over = AtomicBool::new(false);
+    std::thread::scope(|s| {
+        s.spawn(|| {
+            own_cpu();
+            while !over.load(Ordering::SeqCst) {
+                other();
+            }
+        });
+        let _over = Over(&over);
+        f();
+    });
+}
+
+/// Everything adds up after threads have met.
+fn sound<R: Region>(v: Volume<R, TestHost>, host: &TestHost) {
+    assert_eq!(host.reports(), []);
+    assert!(!v.is_read_only(), "read-only, and nobody said why");
+    assert_eq!(host.held(), Vec::<usize>::new(), "locks are still held");
+    let fs = v.into_fs();
+    drain(&fs).expect("drain");
+    let tree = walk(&fs, &[]).expect("walk");
+    audit(&fs, &tree).expect("audit");
+    let (region, host) = fs.into_parts();
+    checker::clean(&region, &host).expect("clean");
+}
+
+/// A seal grows in a pending set, where work waits for whoever reclaims. This one is in somebody's
+/// hands.
+#[test]
+fn concurrency_seal_and_reclaim() {
+    let mem = Polite::new(MemRegion::new(64 << 20), 41);
+    let host = TestHost::new(31);
+    format(&mem, &host);
+    let v = Volume::new(mount(&mem, host.clone()).expect("mount"));
+    let f = v
+        .create(ROOT_INO, b"f", &new(S_IFREG | 0o644))
+        .expect("create")
+        .ino;
+    let windows = 6;
+    for i in 0..windows {
+        v.write(f, i * (2 << 20), b"x").expect("write");
+    }
+    let steps = AtomicI64::new(0);
+    beside(
+        || {
+            v.reclaim_step().expect("reclaim");
+            steps.fetch_add(1, Ordering::Relaxed);
+        },
+        || {
+            for round in 0..rounds(24) {
+                if let Err(e) = v.seal(f) {
+                    panic!("round {round}: seal: {e:?}");
+                }
+                assert!(v.getattr(f).expect("getattr").sealed);
+                if round % 8 == 0 {
+                    let (mut at, mut n) = (Some(0), 0);
+                    while let Some(from) = at {
+                        at = v.fs().verify(f, from).expect("verify");
+                        n += 1;
+                    }
+                    assert_eq!(n, windows, "windows of the seal");
+                }
+                if let Err(e) = v.unseal(f) {
+                    panic!("round {round}: unseal: {e:?}");
+                }
+                while steps.load(Ordering::Relaxed) < round as i64 {
+                    std::thread::yield_now();
+                }
+            }
+        },
+    );
+    sound(v, &host);
+}
+
+/// Who comes by number may come while the number is given to a new inode. He sees one of the two
+/// or none, never half of one.
+#[test]
+fn concurrency_getattr_and_reuse() {
+    let mem = Polite::new(MemRegion::new(64 << 20), 41);
+    let host = TestHost::new(32);
+    format(&mem, &host);
+    let v = Volume::new(mount(&mem, host.clone()).expect("mount"));
+    let make = |i: u64| NewInode {
+        mode: S_IFREG | 0o600 | (i % 8) as u32,
+        uid: i as u32,
+        gid: i as u32,
+        rdev: 0,
+    };
+    let f = v.create(ROOT_INO, b"f", &make(0)).expect("create").ino;
+    let (seen, stale) = (AtomicI64::new(0), AtomicI64::new(0));
+    beside(
+        || match v.getattr(f) {
+            Ok(a) => {
+                assert_eq!((a.ino, a.nlink, a.gid), (f, 1, a.uid));
+                assert_eq!(a.mode, make(u64::from(a.uid)).mode);
+                seen.fetch_add(1, Ordering::Relaxed);
+            }
+            Err(Error::Stale) => drop(stale.fetch_add(1, Ordering::Relaxed)),
+            Err(e) => panic!("getattr: {e:?}"),
+        },
+        || {
+            for i in 1..=rounds(1000) {
+                // Nobody holds it: what is unlinked is evicted.
+                if let Err(e) = v.unlink(ROOT_INO, b"f") {
+                    panic!("round {i}: unlink: {e:?}");
+                }
+                match v.create(ROOT_INO, b"f", &make(i)) {
+                    Ok(a) => assert_eq!(a.ino, f, "the number is used anew"),
+                    Err(e) => panic!("round {i}: create: {e:?}"),
+                }
+            }
+        },
+    );
+    println!("concurrency: {seen:?} times an inode, {stale:?} times none");
+    sound(v, &host);
 }
