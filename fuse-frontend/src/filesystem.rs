@@ -39,8 +39,12 @@ use std::time::{Duration, SystemTime};
 /// How long the kernel may trust what it was told.
 const FOREVER: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 
-/// Largest request: what the kernel allows without raising fs.fuse.max_pages_limit.
-pub const MAX_REQUEST: u32 = 1 << 20;
+/// Largest request. The kernel allows 1 MiB until fs.fuse.max_pages_limit (Linux 6.13) is raised; and
+/// each thread keeps a buffer of this size once it was needed.
+pub const MAX_REQUEST: u32 = 4 << 20;
+
+/// What the kernel reads ahead for files in its page cache.
+pub const READAHEAD: u32 = 1 << 20;
 
 /// A file opened for reading only is read through the page cache up to this size. Larger ones
 /// (images, databases) are read once as a rule and would only take memory twice.
@@ -513,7 +517,7 @@ impl<R: Region + Send + 'static> Filesystem for RpRamFs<R> {
             || self.settings.io == IoMode::Direct;
         // The nearest possible value comes back as the error; the kernel's own limits apply anyhow.
         let _ = config.set_max_write(MAX_REQUEST);
-        if let Err(most) = config.set_max_readahead(MAX_REQUEST) {
+        if let Err(most) = config.set_max_readahead(READAHEAD) {
             let _ = config.set_max_readahead(most);
         }
         let _ = config.set_max_background(64);

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0 OR GPL-2.0
 //! A mount from opening the region to giving it back.
 
-use crate::filesystem::{RpRamFs, Settings, Sync, MAX_REQUEST};
+use crate::filesystem::{RpRamFs, Settings, Sync, READAHEAD};
 use crate::mountpoint::{self, Unmounted, Users};
 use crate::options::Options;
 use fs_core::{MountOptions, OwnerKind, Region as _, SetAttr, ROOT_INO};
@@ -275,7 +275,7 @@ fn serve(
             format!("{shown}: something else was mounted over it meanwhile"),
         ));
     }
-    mountpoint::set_readahead(meta.dev(), MAX_REQUEST);
+    mountpoint::set_readahead(meta.dev(), READAHEAD);
     std::mem::forget(undo);
     ready();
     wait_for_end(meta.dev())
