@@ -4,6 +4,7 @@
 //! A new group of measures is a function and a line in [`GROUPS`].
 
 mod criu;
+mod others;
 mod program;
 mod stats;
 

@@ -169,6 +169,11 @@ impl Guest {
         self.hello().release
     }
 
+    /// The process that runs the guest.
+    pub fn process(&self) -> u32 {
+        self.qemu.lock().unwrap().id()
+    }
+
     pub fn console(&self) -> &Console {
         &self.console
     }
