@@ -5,6 +5,7 @@
 //! and says more of each.
 
 mod format;
+mod interleaved;
 mod mutants;
 mod pairs;
 mod single;

@@ -181,7 +181,8 @@ pub struct Tally {
 }
 
 impl Tally {
-    fn add(&mut self, other: Tally) {
+    /// Adds what another one counted.
+    pub fn add(&mut self, other: Tally) {
         self.cases += other.cases;
         self.stores += other.stores;
         self.states += other.states;
@@ -617,6 +618,21 @@ impl Allowed {
         };
         Err(format!("neither before:\n{b}nor after:\n{a}"))
     }
+}
+
+/// Is it one of these?
+///
+/// # Errors
+/// In what it differs from each.
+pub fn permits(allowed: &[&Tree], got: &Tree) -> Result<(), String> {
+    let mut all = String::new();
+    for want in allowed {
+        match diff(want, got) {
+            None => return Ok(()),
+            Some(d) => all = format!("{all}not\n{d}"),
+        }
+    }
+    Err(all)
 }
 
 /// Is `g` on the way from `b` to `a`, word by word?

@@ -2,6 +2,7 @@
 //! The surroundings the core runs in under test: a clock that stands still unless told to tick,
 //! seeded randomness, and locks that notice when they are taken twice or left behind.
 
+use crate::baton;
 use crate::mutant;
 use crate::record::Site;
 use fs_core::{Corruption, Host, LOCKS};
@@ -9,7 +10,7 @@ use parking_lot::lock_api::RawMutex as _;
 use parking_lot::{Mutex, RawMutex};
 use std::collections::BTreeSet;
 use std::panic::Location;
-use std::sync::atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering};
 use std::sync::Arc;
 
 /// First value of the clock.
@@ -26,13 +27,13 @@ struct Inner {
     /// Which thread holds each lock; 0: none.
     holders: Vec<AtomicU64>,
     reports: Mutex<Vec<Corruption>>,
+    watching: AtomicBool,
     sums: Mutex<Sums>,
 }
 
 /// Checksums as mutants see them.
 #[derive(Default)]
 struct Sums {
-    watch: bool,
     seen: BTreeSet<(Site, &'static str)>,
     wrong: Option<(Site, &'static str)>,
 }
@@ -55,6 +56,11 @@ thread_local! {
     static CPU: std::cell::Cell<usize> = const { std::cell::Cell::new(0) };
 }
 
+/// Gives the calling thread this number for [`Host::cpu`].
+pub fn set_cpu(cpu: usize) {
+    CPU.with(|c| c.set(cpu));
+}
+
 /// Gives the calling thread a number of its own for [`Host::cpu`].
 pub fn own_cpu() {
     CPU.with(|c| c.set(CPUS.fetch_add(1, Ordering::Relaxed)));
@@ -71,6 +77,7 @@ impl TestHost {
             locks: (0..LOCKS).map(|_| RawMutex::INIT).collect(),
             holders: (0..LOCKS).map(|_| AtomicU64::new(0)).collect(),
             reports: Mutex::new(Vec::new()),
+            watching: AtomicBool::new(false),
             sums: Mutex::new(Sums::default()),
         }))
     }
@@ -78,15 +85,16 @@ impl TestHost {
     /// From now on notes who computes checksums of what; those of `wrong` come out wrong.
     pub fn watch_sums(&self, wrong: Option<(Site, &'static str)>) {
         *self.0.sums.lock() = Sums {
-            watch: true,
             seen: BTreeSet::new(),
             wrong,
         };
+        self.0.watching.store(true, Ordering::Relaxed);
     }
 
     /// Who computed checksums of what since then.
     #[must_use]
     pub fn watched_sums(&self) -> BTreeSet<(Site, &'static str)> {
+        self.0.watching.store(false, Ordering::Relaxed);
         std::mem::take(&mut *self.0.sums.lock()).seen
     }
 
@@ -133,6 +141,9 @@ impl Host for TestHost {
     }
 
     fn random(&self) -> u64 {
+        if let Some(x) = baton::random() {
+            return x;
+        }
         // splitmix64
         let x = self
             .0
@@ -145,9 +156,9 @@ impl Host for TestHost {
         let mut h = crc32fast::Hasher::new_with_initial(crc);
         h.update(data);
         let crc = h.finalize();
-        let mut sums = self.0.sums.lock();
         // Eight bytes are the offset that goes before the structure.
-        if sums.watch && data.len() != 8 {
+        if self.0.watching.load(Ordering::Relaxed) && data.len() != 8 {
+            let mut sums = self.0.sums.lock();
             let magic = data.first_chunk().map_or(0, |m| u32::from_le_bytes(*m));
             let at = (Location::caller(), mutant::structure(magic));
             sums.seen.insert(at);
@@ -163,7 +174,16 @@ impl Host for TestHost {
             me,
             "lock {id} taken twice by one thread"
         );
-        self.0.locks[id].lock();
+        if !self.0.locks[id].try_lock() {
+            // The holder may be waiting for us to hand the machine over.
+            while baton::pass() {
+                if self.0.locks[id].try_lock() {
+                    self.0.holders[id].store(me, Ordering::Relaxed);
+                    return;
+                }
+            }
+            self.0.locks[id].lock();
+        }
         self.0.holders[id].store(me, Ordering::Relaxed);
     }
 

@@ -190,6 +190,11 @@ impl<R: Region> Recorder<R> {
         std::mem::take(&mut *self.state.lock())
     }
 
+    /// How many words were recorded so far.
+    pub fn recorded(&self) -> usize {
+        self.state.lock().stores.len()
+    }
+
     /// The region underneath.
     pub fn inner(&self) -> &R {
         &self.inner
@@ -208,6 +213,7 @@ impl<R: Region> Recorder<R> {
         if !self.on.load(Ordering::Relaxed) || len == 0 {
             return change();
         }
+        crate::baton::before_store();
         let start = off & !7;
         let end = match off.checked_add(len).and_then(|e| e.checked_add(7)) {
             Some(e) if (e & !7) <= self.inner.len() => e & !7,
