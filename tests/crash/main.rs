@@ -7,5 +7,5 @@
 mod format;
 mod interleaved;
 mod mutants;
-mod pairs;
+mod sequences;
 mod single;

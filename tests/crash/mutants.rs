@@ -3,7 +3,8 @@
 //! each must be caught.
 
 use crate::single;
-use rpramfs_tests::crash::{append, Effort};
+use rpramfs_tests::crash::Effort;
+use rpramfs_tests::figures;
 use rpramfs_tests::mutant::{hunt, survey, Outcome};
 
 /// Mutants that change nothing anybody can tell: file, beginning of the line, why.
@@ -16,7 +17,7 @@ const EQUIVALENT: &[(&str, &str, &str)] = &[(
 
 /// For those who collect figures, as the tests of crash states do.
 fn log(outcome: &Outcome, alive: usize) {
-    append(&serde_json::json!({
+    figures::append(&serde_json::json!({
         "test": "crash: mutants", "mutants": outcome.mutants, "mutants_caught": outcome.caught,
         "mutants_equivalent": outcome.alive.len() - alive,
     }));

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0 OR GPL-2.0
 //! Crash replay: run an operation, stop after each of its stores, recover, look.
 
+use crate::figures;
 use crate::fixture::{audit, churn, drain, empty, format, mount, mount_as};
 use crate::host::{mix, Rng, TestHost};
 use crate::record::{Image, Log, Recorder, Scratch, Site, Store, WordOrder};
@@ -201,7 +202,7 @@ impl Tally {
             "{what}: {} cases, {} stores, {} states ({} in recovery, {} emptied), {} violations",
             self.cases, self.stores, self.states, self.recoveries, self.emptied, self.wrong
         );
-        append(&serde_json::json!({
+        figures::append(&serde_json::json!({
             "test": what, "sequences": self.cases, "stores": self.stores,
             "states": self.states, "violations": self.wrong,
         }));
@@ -210,22 +211,6 @@ impl Tally {
         }
         assert!(self.states > 0, "nothing was tested");
         assert_eq!(self.wrong, 0, "{what}: see above");
-    }
-}
-
-/// Appends a line to the file that `RPRAMFS_CRASH_LOG` names, if it names one.
-///
-/// # Panics
-/// When it cannot: figures that are missing must not be taken for good ones.
-pub fn append(line: &serde_json::Value) {
-    use std::io::Write;
-    if let Some(path) = std::env::var_os("RPRAMFS_CRASH_LOG") {
-        let mut file = std::fs::OpenOptions::new()
-            .create(true)
-            .append(true)
-            .open(path)
-            .expect("RPRAMFS_CRASH_LOG");
-        writeln!(file, "{line}").expect("RPRAMFS_CRASH_LOG");
     }
 }
 

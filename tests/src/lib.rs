@@ -5,6 +5,7 @@
 pub mod baton;
 pub mod checker;
 pub mod crash;
+pub mod figures;
 pub mod fixture;
 pub mod forge;
 pub mod host;

@@ -4,6 +4,7 @@
 mod apps;
 mod bench;
 mod demo;
+mod figures;
 mod host;
 mod lab;
 mod msrv;

@@ -4,10 +4,14 @@
 //! A new suite is a function here and a line in [`STEPS`].
 
 use crate::host::{self, cargo, show};
-use crate::{msrv, setup, vm};
+use crate::{figures, msrv, setup, vm};
 use anyhow::{bail, Result};
 use clap::Args;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
+
+/// Was `--full` asked for?
+static ALL_OF_IT: AtomicBool = AtomicBool::new(false);
 
 /// What runs, in this order: all but the `Full` ones, with `--quick` only the `Quick` ones, with
 /// `--full` all. With names on the command line those steps run whose name or group (what stands before
@@ -20,6 +24,8 @@ const STEPS: &[Step] = &[
     step("core:msrv", Daily, core_msrv),
     step("unit:all", Daily, unit),
     step("unit:full", Full, unit_full),
+    step("crash", Full, crash),
+    step("corruption", Full, corruption),
     step("posix:quick", Daily, || posix("quick")),
     step("posix:all", Full, || posix("all")),
     step("tools:static", Daily, static_tools),
@@ -101,6 +107,7 @@ impl Test {
             }
             return Ok(());
         }
+        ALL_OF_IT.store(self.full, Ordering::Relaxed);
         setup::build()?;
         let mut results = Vec::new();
         for step in steps {
@@ -176,11 +183,27 @@ fn core_msrv() -> Result<()> {
     msrv::check_core()
 }
 
-/// The same, with every state that the long suites know.
+/// The same, at full length; crash and corruption are steps of their own.
 fn unit_full() -> Result<()> {
     let mut test = cargo();
-    test.args(["test", "-q", "--workspace", "--no-fail-fast"]);
-    show(test.env("RPRAMFS_FULL", "1"))
+    test.args(["test", "-q", "--workspace", "--exclude", "rpramfs-tests"]);
+    show(test.arg("--no-fail-fast").env("RPRAMFS_FULL", "1"))?;
+    for suite in ["model", "concurrency"] {
+        let mut test = cargo();
+        test.args(["test", "-q", "-p", "rpramfs-tests", "--test", suite]);
+        show(test.env("RPRAMFS_FULL", "1"))?;
+    }
+    Ok(())
+}
+
+/// Crash replay, at full length with `--full`; figures in `target/test/crash.json`.
+fn crash() -> Result<()> {
+    figures::collect("crash", ALL_OF_IT.load(Ordering::Relaxed))
+}
+
+/// Damaged regions, likewise; figures in `target/test/corruption.json`.
+fn corruption() -> Result<()> {
+    figures::collect("corruption", ALL_OF_IT.load(Ordering::Relaxed))
 }
 
 /// Judges nobody here wrote, on FUSE mounts of this machine.

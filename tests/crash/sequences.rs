@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0 OR GPL-2.0
-//! Sequences of length 2: every operation behind every other, on one small tree.
+//! Sequences: every operation behind every other, and a choice of those of length 3, on one small
+//! tree.
 
 use fs_core::{Error, Fallocate, RenameMode, SetAttr};
 use rpramfs_tests::crash::{resolve, run, Case, Effort, World};
@@ -210,4 +211,34 @@ fn crash_pairs() {
         }
     }
     run(&cases, &effort).conclude("crash: sequences of length 2");
+}
+
+#[test]
+fn crash_triples() {
+    let mut effort = Effort::from_env();
+    let full = effort.empty_one_in == 1;
+    effort.orders.truncate(1);
+    effort.recovery_one_in = 32;
+    effort.recovery_stops = 20;
+    effort.empty_one_in = 16;
+    let mut rng = Rng(21);
+    let mut any = || &ALPHABET[rng.below(ALPHABET.len() as u64) as usize];
+    let cases: Vec<_> = (0..if full { 4000 } else { 60 })
+        .map(|_| {
+            let (a, do_a, _) = any();
+            let (b, do_b, _) = any();
+            let (c, do_c, loose) = any();
+            Case::new(
+                format!("{a}; {b}; {c}"),
+                move |w| {
+                    base(w)?;
+                    possible(do_a(w))?;
+                    possible(do_b(w))
+                },
+                move |w| possible(do_c(w)),
+            )
+            .loose(loose)
+        })
+        .collect();
+    run(&cases, &effort).conclude("crash: sequences of length 3");
 }
