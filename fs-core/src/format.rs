@@ -81,6 +81,7 @@ pub fn format<R: Region, H: Host>(
     // old one nor the new.
     region.store(0, 0)?;
     region.store(geometry.backup_offset(), 0)?;
+    region.persist()?;
     region.zero(0, 3 * PAGE)?;
     region.zero(geometry.backup_offset(), PAGE)?;
 

@@ -432,8 +432,10 @@ impl<'a, R: Region, H: Host> Tx<'a, R, H> {
             .fetch_add(1, Ordering::Relaxed);
         let low = self.n << 16 | (sequence & 0xffff);
         let crc = commit_sum(self.fs, self.base, low)?;
+        region.persist()?;
         // The Release store: all that was staged, and all pages filled before, is seen with it.
         region.store(self.base + slot::COMMIT, u64::from(crc) << 32 | low)?;
+        region.persist()?;
 
         if self.itable {
             // A reader that has spun in vain waits for this lock.
@@ -446,7 +448,10 @@ impl<'a, R: Region, H: Host> Tx<'a, R, H> {
             self.fs.host.unlock(lock::MAP);
         }
         done?;
+        region.persist()?;
         region.store(self.base + slot::COMMIT, 0)?;
+        // Before the slot is used again, and before another transaction changes the same sectors.
+        region.persist()?;
 
         let c = &self.fs.counters;
         c.sectors.fetch_add(self.n, Ordering::Relaxed);
@@ -571,7 +576,9 @@ impl<R: Region, H: Host> Fs<R, H> {
         }
         check_table(self, base, n)?;
         apply(self, base, n)?;
+        self.region.persist()?;
         self.region.store(base + slot::COMMIT, 0)?;
+        self.region.persist()?;
         Ok(1)
     }
 

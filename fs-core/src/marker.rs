@@ -90,12 +90,14 @@ pub(crate) fn take<R: Region, H: Host>(
     put64(&mut b, marker::SINCE, host.now() as u64);
     let crc = host.crc32(0, b.get(..marker::CRC).unwrap_or_default());
     put32(&mut b, marker::CRC, crc);
-    region.write(marker::OFFSET + 8, b.get(8..).unwrap_or_default())
+    region.write(marker::OFFSET + 8, b.get(8..).unwrap_or_default())?;
+    region.persist()
 }
 
 /// Gives the marker back.
 pub(crate) fn release<R: Region>(region: &R) -> Result<()> {
-    region.store(marker::OFFSET, 0)
+    region.store(marker::OFFSET, 0)?;
+    region.persist()
 }
 
 /// Holds the marker for an offline tool that writes.

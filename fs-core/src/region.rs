@@ -57,6 +57,16 @@ pub trait Region: Sync {
     /// Copies `len` bytes inside the region between ranges that do not overlap.
     #[cfg_attr(feature = "sites", track_caller)]
     fn copy(&self, from: u64, to: u64, len: u64) -> Result<()>;
+
+    /// What was stored before is in the memory for good before anything that is stored later.
+    ///
+    /// Nothing, where memory keeps what a CPU has stored: plain RAM over a kexec. Where dirty cache
+    /// lines may be lost (persistent memory and a power cut, a reset that drops caches), the storing
+    /// methods write their lines back (`clwb`) and this waits for them (`sfence`).
+    #[cfg_attr(feature = "sites", track_caller)]
+    fn persist(&self) -> Result<()> {
+        Ok(())
+    }
 }
 
 /// Is `off..off+len` inside `0..size`?
@@ -220,5 +230,8 @@ impl<T: Region + ?Sized> Region for &T {
     }
     fn copy(&self, from: u64, to: u64, len: u64) -> Result<()> {
         (**self).copy(from, to, len)
+    }
+    fn persist(&self) -> Result<()> {
+        (**self).persist()
     }
 }

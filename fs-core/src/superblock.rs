@@ -239,8 +239,11 @@ pub fn write_super<R: Region, H: Host>(region: &R, host: &H, info: &SuperInfo) -
     for at in [info.geometry.backup_offset(), 0] {
         // Without magic while it is in pieces.
         region.store(at, 0)?;
+        region.persist()?;
         region.write(at + 8, b.get(8..).unwrap_or_default())?;
+        region.persist()?;
         region.store(at, SUPER_MAGIC)?;
+        region.persist()?;
     }
     Ok(())
 }

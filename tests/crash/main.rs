@@ -7,5 +7,6 @@
 mod format;
 mod interleaved;
 mod mutants;
+mod persistence;
 mod sequences;
 mod single;

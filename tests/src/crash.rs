@@ -214,14 +214,22 @@ impl Tally {
     }
 }
 
-/// Runs all cases.
+/// Runs all cases: stops after each store.
 #[must_use]
 pub fn run(cases: &[Case], effort: &Effort) -> Tally {
+    run_on_all(cases, effort.threads, |case| run_case(case, effort))
+}
+
+/// Does something with each case, in so many threads, and adds up.
+///
+/// # Panics
+/// When a thread does.
+pub fn run_on_all(cases: &[Case], threads: usize, f: impl Fn(&Case) -> Tally + Sync) -> Tally {
     let next = AtomicUsize::new(0);
     let all = Mutex::new(Tally::default());
     let filter = std::env::var("RPRAMFS_CASE").ok();
     std::thread::scope(|s| {
-        for _ in 0..effort.threads {
+        for _ in 0..threads {
             s.spawn(|| loop {
                 let i = next.fetch_add(1, Ordering::Relaxed);
                 let Some(case) = cases.get(i) else { break };
@@ -229,7 +237,7 @@ pub fn run(cases: &[Case], effort: &Effort) -> Tally {
                     continue;
                 }
                 let begin = std::time::Instant::now();
-                let tally = quietly(|| run_case(case, effort)).unwrap_or_else(|panic| Tally {
+                let tally = quietly(|| f(case)).unwrap_or_else(|panic| Tally {
                     violations: vec![format!("{}: outside of recovery: {panic}", case.name)],
                     wrong: 1,
                     ..Tally::default()

@@ -48,6 +48,8 @@ pub struct Log {
     pub marks: Vec<(usize, String)>,
     /// The calls, by their numbers.
     pub calls: Vec<Call>,
+    /// How many stores there were each time the core waited for them to persist, and who waited.
+    pub persisted: Vec<(usize, Site)>,
 }
 
 /// In which order the words of one bulk call reach the memory.
@@ -292,6 +294,14 @@ impl<R: Region> Region for Recorder<R> {
     fn copy(&self, from: u64, to: u64, len: u64) -> Result<()> {
         let site = Location::caller();
         self.around(site, true, to, len, || self.inner.copy(from, to, len))
+    }
+    fn persist(&self) -> Result<()> {
+        if self.on.load(Ordering::Relaxed) {
+            let mut state = self.state.lock();
+            let at = state.stores.len();
+            state.persisted.push((at, Location::caller()));
+        }
+        self.inner.persist()
     }
 }
 
