@@ -61,7 +61,8 @@ pub enum Error {
     NotOurs,
     /// The region needs features this code does not know; the unknown flags (EOPNOTSUPP).
     UnknownFeatures {
-        /// The incompat flags, or for a writable mount the ro_compat flags, not known here.
+        /// The incompat flags, or for a writable mount the ro_compat flags, not known here; 0 where the
+        /// version itself is not.
         flags: u64,
     },
     /// The region is smaller than the superblock says, or than the least size (EINVAL).
@@ -128,6 +129,7 @@ impl fmt::Display for Error {
             Error::NotSupported => f.write_str("operation not supported"),
             Error::Stale => f.write_str("stale inode number"),
             Error::NotOurs => f.write_str("no RP-RAMFS superblock in this region"),
+            Error::UnknownFeatures { flags: 0 } => f.write_str("made by a newer version"),
             Error::UnknownFeatures { flags } => {
                 write!(
                     f,

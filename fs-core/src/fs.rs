@@ -233,9 +233,12 @@ impl<R: Region, H: Host> Fs<R, H> {
         self.read_only.load(Ordering::Relaxed) || self.damaged.load(Ordering::Relaxed)
     }
 
-    /// Makes the mount read-only or writable again. Once corruption was met it stays read-only.
+    /// Makes the mount read-only or writable again. Once corruption was met it stays read-only, and so does
+    /// a filesystem that has features which a writer must know.
     pub fn set_read_only(&self, read_only: bool) {
-        self.read_only.store(read_only, Ordering::Relaxed);
+        let unknown = self.info.ro_compat & !KNOWN_RO_COMPAT != 0;
+        self.read_only
+            .store(read_only || unknown, Ordering::Relaxed);
     }
 
     /// Takes notice of an error on its way out.

@@ -211,6 +211,9 @@ pub fn probe<R: Region, H: Host>(region: &R, host: &H) -> Result<SuperInfo> {
         Err(e) => Err(e),
     };
     let mut info = match (first, backup) {
+        // Which of two versions is the newer one, only a reader of both can tell.
+        (Err(e @ Error::UnknownFeatures { .. }), _)
+        | (_, Err(e @ Error::UnknownFeatures { .. })) => return Err(e),
         (Ok(a), Ok(b)) if b.generation > a.generation => SuperInfo {
             from_backup: true,
             ..b

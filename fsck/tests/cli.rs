@@ -5,7 +5,7 @@ mod common;
 
 use common::*;
 use fs_core::check::{take, Image};
-use fs_core::{OwnerKind, Region};
+use fs_core::{Host, OwnerKind, Region};
 use host::{Access, Spec, UserHost, UserRegion};
 use serde_json::Value;
 use std::io::Read;
@@ -356,4 +356,58 @@ fn sealing_needs_a_mount() {
         assert!(!out.status.success());
         assert!(text(&out).contains("mounted RP-RAMFS"), "{}", text(&out));
     }
+}
+
+/// Changes both superblocks and makes their checksums right: version at 8, features at 80, 88 and 96.
+fn from_the_future(path: &Path, at: usize) {
+    let region = open(path);
+    for off in [0, LEN - 4096] {
+        let mut b = [0; 256];
+        region.read(off, &mut b).expect("read");
+        b[at] ^= 2;
+        b[12..16].fill(0);
+        let crc = UserHost::new().crc32(0, &b);
+        b[12..16].copy_from_slice(&crc.to_le_bytes());
+        region.write(off, &b).expect("write");
+    }
+}
+
+#[test]
+fn what_a_newer_version_made_is_told_and_left_alone() {
+    for (at, checked, word) in [
+        (8, false, "made by a newer version"),
+        (
+            96,
+            false,
+            "made by a newer version: unknown feature flags 0x2",
+        ),
+        (
+            88,
+            true,
+            "made by a newer version: unknown feature flags 0x2",
+        ),
+    ] {
+        let (_dir, path) = image();
+        from_the_future(&path, at);
+        let before = std::fs::read(&path).expect("read");
+        let p = path.to_str().expect("utf-8");
+        // What forbids to write does not forbid to look.
+        let said = fsck(&["-n", p], if checked { 0 } else { 8 });
+        assert!(checked || said.contains(word), "{at}: {said}");
+        let said = fsck(&["-y", p], 8);
+        assert!(said.contains(word), "{at}: {said}");
+        assert!(
+            said.contains("use the tools of the version that made it"),
+            "{at}: {said}"
+        );
+        assert!(
+            std::fs::read(&path).expect("read") == before,
+            "{at}: bytes were changed"
+        );
+    }
+    let (_dir, path) = image();
+    from_the_future(&path, 80);
+    fsck(&["-y", path.to_str().expect("utf-8")], 0);
+    let info = fs_core::probe(&open(&path), &UserHost::new()).expect("probe");
+    assert_eq!(info.compat, 2);
 }

@@ -190,23 +190,30 @@ fn rpramfs_cut_short() {
 
 #[test]
 fn a_version_from_the_future() {
-    let place = Place::new();
-    let path = place.path("f");
-    mkfs(&["-q", text(&path), "16M"]).expect(0);
-    let r = host::open(&Spec::Path(path.clone()), Access::ReadWrite).expect("open");
-    // docs/LAYOUT.md: both superblocks, incompat at 88 + 8, the checksum of 256 bytes at 12.
-    for at in [0, 16 * MIB - 4096] {
-        let mut sb = [0; 256];
-        r.read(at, &mut sb).expect("read");
-        assert_eq!(&sb[..8], b"RPRAMFS\0");
-        sb[96 + 5] |= 1;
-        sb[12..16].fill(0);
-        let crc = UserHost::new().crc32(0, &sb);
-        sb[12..16].copy_from_slice(&crc.to_le_bytes());
-        r.write(at, &sb).expect("write");
+    // docs/LAYOUT.md: version at 8, an incompat bit, a ro_compat bit.
+    for (field, name) in [
+        (8, "RP-RAMFS of a later version"),
+        (96 + 5, "RP-RAMFS of a later version"),
+        (88 + 5, "RP-RAMFS"),
+    ] {
+        let place = Place::new();
+        let path = place.path("f");
+        mkfs(&["-q", text(&path), "16M"]).expect(0);
+        let r = host::open(&Spec::Path(path.clone()), Access::ReadWrite).expect("open");
+        // Both superblocks, the checksum of 256 bytes at 12.
+        for at in [0, 16 * MIB - 4096] {
+            let mut sb = [0; 256];
+            r.read(at, &mut sb).expect("read");
+            assert_eq!(&sb[..8], b"RPRAMFS\0");
+            sb[field] ^= 2;
+            sb[12..16].fill(0);
+            let crc = UserHost::new().crc32(0, &sb);
+            sb[12..16].copy_from_slice(&crc.to_le_bytes());
+            r.write(at, &sb).expect("write");
+        }
+        drop(r);
+        refused(&path, name);
     }
-    drop(r);
-    refused(&path, "RP-RAMFS of a later version");
 }
 
 #[test]

@@ -8,6 +8,7 @@ pub mod crash;
 pub mod figures;
 pub mod fixture;
 pub mod forge;
+pub mod golden;
 pub mod host;
 pub mod mem;
 pub mod model;

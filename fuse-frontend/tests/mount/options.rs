@@ -2,6 +2,8 @@
 //! Options, refusals and exit codes.
 
 use crate::fixture::{unable, Mount, PROGRAM};
+use fs_core::Host;
+use host::UserHost;
 use nix::mount::{mount, umount2, MntFlags, MsFlags};
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -212,4 +214,57 @@ fn foreground_stays_and_ends_with_the_mount() {
     }
     nix::mount::umount2(&mount.path(""), nix::mount::MntFlags::empty()).expect("umount");
     assert!(child.wait().expect("wait").success());
+}
+
+/// Changes both superblocks and makes their checksums right: version at 8, features at 88 and 96.
+fn from_the_future(mount: &Mount, at: usize) {
+    let path = mount.image();
+    let mut bytes = fs::read(&path).expect("read");
+    let backup = bytes.len() - 4096;
+    for off in [0, backup] {
+        let b = &mut bytes[off..off + 256];
+        b[at] ^= 2;
+        b[12..16].fill(0);
+        let crc = UserHost::new().crc32(0, b);
+        b[12..16].copy_from_slice(&crc.to_le_bytes());
+    }
+    fs::write(&path, bytes).expect("write");
+}
+
+#[test]
+fn what_a_newer_version_made_is_refused_untouched() {
+    if unable() {
+        return;
+    }
+    for (at, word, readable) in [
+        (8, "made by a newer version", false),
+        (
+            96,
+            "made by a newer version: unknown feature flags 0x2",
+            false,
+        ),
+        (
+            88,
+            "made by a newer version: unknown feature flags 0x2",
+            true,
+        ),
+    ] {
+        let mut mount = Mount::unmounted(8 << 20);
+        from_the_future(&mount, at);
+        let before = fs::read(mount.image()).expect("read");
+        refused(&mount, &[], 32, word);
+        if !readable {
+            refused(&mount, &["-o", "ro"], 32, word);
+        }
+        assert!(
+            fs::read(mount.image()).expect("read") == before,
+            "{at}: written to"
+        );
+        if readable {
+            mount.mount("ro");
+            assert!(fs::read_dir(mount.path("")).expect("read").next().is_none());
+            let made = fs::write(mount.path("f"), "x").expect_err("read-only");
+            assert_eq!(made.raw_os_error(), Some(libc::EROFS));
+        }
+    }
 }
