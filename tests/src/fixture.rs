@@ -119,11 +119,34 @@ pub fn inode<R: Region>(fs: &Fs<R, impl Host>, ino: Ino) -> Option<u64> {
     }
 }
 
-/// Every page is free or somebody's, as docs/LAYOUT.md counts them: `tree` is all there is.
+/// Pages as docs/LAYOUT.md counts them.
+#[derive(Clone, Copy, Debug)]
+pub struct Pages {
+    /// Free or not.
+    pub total: u64,
+    /// Free.
+    pub free: u64,
+    /// Of files, directories, links and seals.
+    pub files: u64,
+    /// Of the inode table and the pending sets.
+    pub system: u64,
+    /// Inodes in use, seals included.
+    pub inodes: u64,
+}
+
+impl Pages {
+    /// Pages that are nobody's; negative: pages that are counted twice.
+    #[must_use]
+    pub fn leaked(&self) -> i64 {
+        self.total as i64 - (self.free + self.files + self.system) as i64
+    }
+}
+
+/// Counts the pages of a filesystem: `tree` is all there is.
 ///
 /// # Errors
-/// Says which sum is wrong.
-pub fn audit<R: Region>(fs: &Fs<R, impl Host>, tree: &Tree) -> std::result::Result<(), String> {
+/// A sealed file without a seal.
+pub fn pages<R: Region>(fs: &Fs<R, impl Host>, tree: &Tree) -> std::result::Result<Pages, String> {
     // The backup counts while there is no other.
     let primary = word(fs, 0) == u64::from_le_bytes(*b"RPRAMFS\0");
     let sb = if primary { 0 } else { fs.region().len() - 4096 };
@@ -144,19 +167,28 @@ pub fn audit<R: Region>(fs: &Fs<R, impl Host>, tree: &Tree) -> std::result::Resu
             inode(fs, seal).ok_or("a seal outside the inode table")? + 48,
         );
     }
-    let total = data_end - data_start;
-    if stat.free + pages + system != total {
-        let sum = stat.free + pages + system;
-        return Err(format!(
-            "{} pages free + {pages} of files + {system} of the system = {sum}, not {total}: {}",
-            stat.free,
-            if sum < total {
-                format!("{} leaked", total - sum)
-            } else {
-                format!("{} counted twice", sum - total)
-            }
-        ));
+    Ok(Pages {
+        total: data_end - data_start,
+        free: stat.free,
+        files: pages,
+        system,
+        inodes,
+    })
+}
+
+/// Every page is free or somebody's: `tree` is all there is.
+///
+/// # Errors
+/// Says which sum is wrong.
+pub fn audit<R: Region>(fs: &Fs<R, impl Host>, tree: &Tree) -> std::result::Result<(), String> {
+    let sum = pages(fs, tree)?;
+    let stat = fs.statfs();
+    match sum.leaked() {
+        0 => {}
+        n @ 1.. => return Err(format!("{n} pages leaked: {sum:?}")),
+        n => return Err(format!("{} pages counted twice: {sum:?}", -n)),
     }
+    let inodes = sum.inodes;
     if stat.inodes != inodes {
         return Err(format!("{} inodes in use, but {inodes} exist", stat.inodes));
     }

@@ -3,7 +3,7 @@
 
 use crate::fixture::inode;
 use crate::host::TestHost;
-use fs_core::layout::{checksum, node, Geometry, NODE_MAGIC, PAGE, SECTOR};
+use fs_core::layout::{checksum, node, slot, Geometry, NODE_MAGIC, PAGE, SECTOR};
 use fs_core::{probe, Fs, Host, Ino, Region};
 
 /// Writes to a region that nobody has mounted.
@@ -90,6 +90,23 @@ impl<'r, R: Region> Forge<'r, R> {
         self.region.read(sector, &mut b).expect("inside");
         b[4..8].fill(0);
         self.put(sector + 4, &self.sum(sector, &b));
+    }
+
+    /// Fills a slot's table and contents with a transaction: sectors at `homes`, one behind the other in
+    /// `bytes`. Returns where its commit word goes, and that word.
+    ///
+    /// # Panics
+    /// When there are more sectors than a slot holds.
+    pub fn transaction(&self, n: u64, homes: &[u64], bytes: &[u8]) -> (u64, u64) {
+        assert!(homes.len() as u64 <= slot::SECTORS && homes.len() * 256 == bytes.len());
+        let off = self.geo.slot_offset(n);
+        let table: Vec<u8> = homes.iter().flat_map(|h| h.to_le_bytes()).collect();
+        self.put(off + slot::TABLE, &table);
+        self.put(off + slot::DATA, bytes);
+        let word = (homes.len() as u64) << 16 | 1;
+        let sum = [&word.to_le_bytes()[..], &table, bytes].concat();
+        let crc = u32::from_le_bytes(self.sum(off, &sum));
+        (off + slot::COMMIT, u64::from(crc) << 32 | word)
     }
 
     /// Makes the checksums of a node right.

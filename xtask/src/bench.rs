@@ -20,7 +20,7 @@ pub use stats::Pairs;
 const GROUPS: &[Group] = &[
     Group {
         name: "core",
-        about: "the core against memcpy; mkfs and mount of a large region against a small one",
+        about: "the core against memcpy; mkfs and mount of any size and content; ageing",
         run: program::core,
     },
     Group {
@@ -59,6 +59,8 @@ pub struct Measure {
 pub struct Settings {
     /// Each measure is taken that often.
     pub rounds: usize,
+    /// All rounds of ageing.
+    pub full: bool,
 }
 
 #[derive(Args)]
@@ -68,6 +70,9 @@ pub struct Bench {
     /// Rounds of each measure
     #[arg(long, default_value_t = 7)]
     rounds: usize,
+    /// 100 rounds of ageing instead of 20
+    #[arg(long)]
+    full: bool,
     /// List the groups and do nothing
     #[arg(long)]
     list: bool,
@@ -88,6 +93,7 @@ impl Bench {
         }
         let settings = Settings {
             rounds: self.rounds.max(1),
+            full: self.full,
         };
         let dir = host::target().join("bench");
         fs::create_dir_all(&dir)?;

@@ -22,8 +22,9 @@ fn measures(program: &std::path::Path, args: &[String]) -> Result<Vec<Measure>> 
         .with_context(|| format!("{} printed no measures", program.display()))
 }
 
-/// The core beside memcpy; mkfs and mount at 64 GiB beside 1 GiB.
-pub fn core(_: &Settings) -> Result<Vec<Measure>> {
+/// The core beside memcpy; mkfs, mount and the first write whatever the size and the contents; what is
+/// left of it after many rounds of deleting and writing.
+pub fn core(settings: &Settings) -> Result<Vec<Measure>> {
     show(cargo().args([
         "build",
         "-q",
@@ -33,7 +34,9 @@ pub fn core(_: &Settings) -> Result<Vec<Measure>> {
         "--bin",
         "rpramfs-bench",
     ]))?;
-    measures(&target().join("release/rpramfs-bench"), &[])
+    let ageing = if settings.full { "100" } else { "20" };
+    let args = ["21", ageing].map(String::from);
+    measures(&target().join("release/rpramfs-bench"), &args)
 }
 
 /// The FUSE mount beside tmpfs, and beside a FUSE loop with nothing but a memcpy in it.
