@@ -2,6 +2,8 @@
 //! A region that is nearly full: what is free can be had, what is kept back is there for those
 //! who give something up, and looking for room costs no more than there is to look at.
 
+mod nth;
+
 use fs_core::{
     Error, Fallocate, Fs, Ino, NewInode, Region, RenameMode, SetAttr, XattrMode, PAGE_SIZE,
     ROOT_INO, S_IFDIR, S_IFREG,

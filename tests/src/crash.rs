@@ -585,8 +585,11 @@ pub fn look(
 }
 
 impl Allowed {
-    /// `pending`: pages that are waiting to be reclaimed may still be counted.
-    fn permits(&self, got: &Tree, pending: bool) -> Result<(), String> {
+    /// Is this tree one of them? `pending`: pages that are waiting to be reclaimed may still be counted.
+    ///
+    /// # Errors
+    /// What it differs in from both.
+    pub fn permits(&self, got: &Tree, pending: bool) -> Result<(), String> {
         let fits = |want: &Tree| -> Result<(), String> {
             let mut want = want.clone();
             for (ino, node) in &mut want {

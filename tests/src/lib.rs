@@ -2,6 +2,7 @@
 //! What the tests of RP-RAMFS share: memory that stands in for a region, a recorder of stores, a
 //! reference model, the whole tree as a value.
 
+pub mod alphabet;
 pub mod baton;
 pub mod checker;
 pub mod crash;
