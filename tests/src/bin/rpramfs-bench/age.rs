@@ -90,16 +90,16 @@ impl<'r> Aged<'r> {
         (0..geo.chunks()).filter(free).count() as u64
     }
 
-    /// Windows of 2 MiB of these files: all, and those in one aligned chunk.
-    fn windows(&self, files: &[Ino]) -> (u64, u64) {
+    /// Windows of 2 MiB of these files, from their `skip`th on: all, and those in one aligned chunk.
+    fn windows(&self, files: &[Ino], skip: u64) -> (u64, u64) {
         let (mut all, mut aligned) = (0, 0);
         for ino in files {
             let size = self.fs.getattr(*ino).expect("getattr").size;
             let windows = size / PAGE / CHUNK_PAGES;
-            all += windows;
+            all += windows.saturating_sub(skip);
             for e in extents(&self.fs, *ino).expect("extents") {
                 if e.page % CHUNK_PAGES == e.file_page % CHUNK_PAGES {
-                    let first = e.file_page.div_ceil(CHUNK_PAGES);
+                    let first = e.file_page.div_ceil(CHUNK_PAGES).max(skip);
                     let end = ((e.file_page + e.len) / CHUNK_PAGES).min(windows);
                     aligned += end.saturating_sub(first);
                 }
@@ -209,7 +209,9 @@ pub fn age(out: &mut Vec<Value>, rounds: usize) {
         assert!(old.add(size(&mut rng), &mut write), "no space at 90 %");
     }
     let (mut aged, mut fresh) = (vec![], vec![]);
-    let (mut got, mut ideal) = (vec![], vec![]);
+    // Parts of all windows, and of those behind a file's first.
+    let mut aligned = [const { (Vec::new(), Vec::new()) }; 2];
+    let mut unaged = Vec::new();
     for round in 0..rounds {
         old.thin(&mut rng);
         host.tick();
@@ -242,28 +244,35 @@ pub fn age(out: &mut Vec<Value>, rounds: usize) {
             b = fill(&mut new);
             a = fill(&mut old);
         }
-        let (windows, aligned) = old.windows(&old.files[kept..]);
         // The first rounds still find what was never used.
         if round >= rounds / 2 {
             aged.push(a);
             fresh.push(b);
-            got.push(aligned as f64 / windows as f64);
-            ideal.push(windows.min(free) as f64 / windows as f64);
+            for (skip, (got, ideal)) in (0..).zip(&mut aligned) {
+                let (all, whole) = old.windows(&old.files[kept..], skip);
+                got.push(whole as f64 / all as f64);
+                ideal.push(all.min(free) as f64 / all as f64);
+            }
+            let (all, whole) = new.windows(&new.files, 0);
+            unaged.push(whole as f64 / all as f64);
         }
         audit(&old.fs, &old.tree()).expect("audit");
         eprint!("\rageing: round {} of {rounds}", round + 1);
     }
     eprintln!();
     // Fractions are seconds upside down to `measure`: it divides what it is given.
-    let part = measure(
-        "age.aligned_2m",
-        "part",
-        1.0,
-        &Samples(got),
-        &Samples(ideal),
-        false,
+    let [(got, ideal), (rest, rest_ideal)] = aligned;
+    let (got, unaged) = (Samples(got), Samples(unaged));
+    let mut part = |name: &str, ours: &Samples, base: &Samples| {
+        out.push(measure(name, "part", 1.0, ours, base, false));
+    };
+    part("age.aligned_2m", &got, &Samples(ideal));
+    part("age.aligned_2m_vs_new", &got, &unaged);
+    part(
+        "age.aligned_2m_behind_first",
+        &Samples(rest),
+        &Samples(rest_ideal),
     );
-    out.push(part);
     out.push(measure(
         "age.write_last_vs_first",
         "GiB/s",
