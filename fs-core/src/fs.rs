@@ -366,6 +366,15 @@ impl<R: Region, H: Host> Fs<R, H> {
         self.noted(self.do_getattr(ino))
     }
 
+    /// Was this number ever an inode's? For numbers that come from outside, such as file handles: the
+    /// other operations take one that never was for damage. Locks: none.
+    ///
+    /// # Errors
+    /// `Corrupt`.
+    pub fn was_given(&self, ino: Ino) -> Result<bool> {
+        self.noted(self.do_was_given(ino))
+    }
+
     /// Changes attributes; returns the new ones. Locks: `ino` exclusive.
     ///
     /// # Errors

@@ -293,6 +293,32 @@ impl<R: Region, H: Host> Fs<R, H> {
         Err(Error::Stale)
     }
 
+    /// Was this number ever given to an inode, as the frontier and the shards have it?
+    pub(crate) fn do_was_given(&self, ino: Ino) -> Result<bool> {
+        let mut b = [0; SECTOR as usize];
+        let off = self.geo.system_offset(system::IFRONTIER);
+        let what = "inode frontier: bad magic";
+        self.host.lock(lock::ITABLE);
+        let read = self.sector(self, off, IFRONTIER_MAGIC, what, &mut b);
+        self.host.unlock(lock::ITABLE);
+        read?;
+        if ino == 0 || ino >= get64(&b, IFRONTIER_NEXT) {
+            return Ok(false);
+        }
+        for s in 0..self.geo.shards {
+            let id = lock::SHARDS + s as usize;
+            let off = self.geo.shard_offset(s);
+            self.host.lock(id);
+            let read = self.sector(self, off, SHARD_MAGIC, "inode shard: bad magic", &mut b);
+            self.host.unlock(id);
+            read?;
+            if (get64(&b, shard::NEXT)..get64(&b, shard::END)).contains(&ino) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
     /// Reads an inode that is in use.
     pub(crate) fn inode<V: View<R, H>>(&self, view: &V, ino: Ino, i: &mut Inode) -> Result<()> {
         let off = self.inode_offset(ino)?;

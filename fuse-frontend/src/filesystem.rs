@@ -530,7 +530,11 @@ impl<R: Region + Send + 'static> Filesystem for RpRamFs<R> {
         attempt!(reply, names_fit(name));
         let found = match name.as_bytes() {
             // For file handles (FUSE_EXPORT_SUPPORT).
-            b"." => self.acquire(parent.0),
+            b"." => match self.volume.fs().was_given(parent.0) {
+                Ok(true) => self.acquire(parent.0),
+                Ok(false) => Err(Error::Stale),
+                Err(e) => Err(e),
+            },
             b".." => self
                 .volume
                 .parent(parent.0)

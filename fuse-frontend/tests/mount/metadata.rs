@@ -673,4 +673,11 @@ fn file_handles_survive_the_kernels_forgetting() {
         fs::write(mount.path(&format!("d/{n}")), "reuses the number").expect("write");
     }
     assert_eq!(open(&mut handle).map(|_| ()), Err(Errno::ESTALE));
+    // Numbers nobody ever gave out, in the table and behind it: the first word is the number.
+    for number in (0u64..400).chain([1 << 20, 1 << 40, u64::MAX]) {
+        // The kernel's order: upper half, lower half, generation.
+        handle.data[..8].copy_from_slice(&number.rotate_left(32).to_ne_bytes());
+        let _ = open(&mut handle);
+    }
+    fs::write(mount.path("d/after"), "not read-only").expect("write");
 }
