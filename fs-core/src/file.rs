@@ -35,7 +35,7 @@ fn placement<R: Region, H: Host, V: View<R, H>>(
     pages: u64,
 ) -> Result<Want> {
     let window = lo / CHUNK_PAGES;
-    let colour = (lo >= CHUNK_PAGES || pages >= CHUNK_PAGES).then_some(lo % CHUNK_PAGES);
+    let colour = (lo >= CHUNK_PAGES || pages >= CHUNK_PAGES / 2).then_some(lo % CHUNK_PAGES);
     let mut want = Want {
         pages,
         least: 1,
@@ -64,6 +64,12 @@ fn placement<R: Region, H: Host, V: View<R, H>>(
                 want.pages = pages.min(CHUNK_PAGES - lo % CHUNK_PAGES);
             }
         }
+    }
+    // What begins a window with little is the end of a file, as often as not. Where whole chunks are
+    // scarce it does not get one of its own: they are for those who fill them.
+    if lo % CHUNK_PAGES == 0 && pages < CHUNK_PAGES / 2 && view.fs().is_tight() {
+        want.goal = None;
+        want.colour = None;
     }
     Ok(want)
 }

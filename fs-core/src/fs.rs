@@ -366,6 +366,12 @@ impl<R: Region, H: Host> Fs<R, H> {
         self.noted(self.do_getattr(ino))
     }
 
+    /// Is less than a quarter of the data zone free?
+    pub(crate) fn is_tight(&self) -> bool {
+        let all = self.geo.data_end - self.geo.data_start;
+        u64::try_from(self.free.load(Ordering::Relaxed)).unwrap_or(0) < all / 4
+    }
+
     /// Was this number ever an inode's? For numbers that come from outside, such as file handles: the
     /// other operations take one that never was for damage. Locks: none.
     ///
