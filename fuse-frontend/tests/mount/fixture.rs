@@ -155,6 +155,11 @@ impl Mount {
     pub fn kill(&mut self) {
         kill(self.daemon(), Signal::SIGKILL).expect("kill");
         self.wait_for_end();
+        self.detach();
+    }
+
+    /// Takes a dead mount away.
+    pub fn detach(&mut self) {
         umount2(&self.path(""), MntFlags::MNT_DETACH).expect("umount");
         self.mounted = false;
     }

@@ -1,0 +1,328 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0 OR GPL-2.0
+//! The daemon is killed in the middle of work. What a call returned from is in the region, whatever was
+//! under way has happened or not, nothing else has changed, and the region is clean without repair.
+//!
+//! `RPRAMFS_ROUNDS` sets the number of kills of each test, `RPRAMFS_FULL=1` makes them 200 together;
+//! `RPRAMFS_SEED` chooses another course. A seed repeats what each thread does and after how many
+//! operations the daemon is killed, but not how the threads interleave. Needs root and /dev/fuse.
+
+mod data;
+mod fio;
+#[allow(dead_code)] // What only the other tests of the mount use.
+#[path = "../mount/fixture.rs"]
+mod fixture;
+mod metadata;
+mod random;
+mod tree;
+
+use fixture::{unable, Mount};
+use fs_core::check::{check, CheckOptions, Decision, Event};
+use fs_core::Region;
+use host::{Access, Spec, UserHost, UserRegion};
+use nix::sys::ptrace;
+use nix::sys::signal::{kill, Signal};
+use nix::sys::wait::{waitpid, WaitPidFlag, WaitStatus};
+use nix::unistd::Pid;
+use random::Random;
+use std::io;
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+/// How many kills: `daily`, unless more are asked for.
+fn kills(daily: u64, full: u64) -> u64 {
+    let rounds = std::env::var("RPRAMFS_ROUNDS").ok();
+    match rounds.and_then(|v| v.parse().ok()) {
+        Some(rounds) => rounds,
+        None if std::env::var_os("RPRAMFS_FULL").is_some() => full,
+        None => daily,
+    }
+}
+
+fn seed() -> u64 {
+    let seed = std::env::var("RPRAMFS_SEED").ok();
+    seed.and_then(|v| v.parse().ok()).unwrap_or(1)
+}
+
+/// The region as the kill left it, or as an unmount did: clean, with nothing repaired.
+fn clean(mount: &Mount) -> Result<(), String> {
+    let spec = Spec::parse(&mount.image()).map_err(|e| e.to_string())?;
+    let region = host::open(&spec, Access::ReadOnly).map_err(|e| e.to_string())?;
+    let options = CheckOptions {
+        repair: false,
+        data: true,
+        quick: false,
+        owner: None,
+        alive: &|_| false,
+    };
+    let mut found = Vec::new();
+    let report = check(&region, &UserHost::new(), &options, &mut |event| {
+        if let Event::Finding(finding) = event {
+            found.push(finding.to_string());
+        }
+        Decision::Leave
+    })
+    .map_err(|e| format!("check: {e:?}"))?;
+    if report.found == 0 && found.is_empty() {
+        Ok(())
+    } else {
+        Err(format!("check is not clean: {}", found.join("; ")))
+    }
+}
+
+/// Does this error say that nobody serves the mount any more? EIO does where the daemon died while the
+/// kernel copied a request to it or an answer from it: then the mount is dead a moment later.
+fn dead(e: &io::Error, root: &Path) -> bool {
+    let gone = |errno| matches!(errno, libc::ENOTCONN | libc::ECONNABORTED);
+    match e.raw_os_error() {
+        Some(libc::EIO) => {
+            let limit = Instant::now() + Duration::from_secs(5);
+            while Instant::now() < limit {
+                match nix::sys::statvfs::statvfs(root) {
+                    Err(e) if gone(e as i32) => return true,
+                    _ => std::thread::sleep(Duration::from_millis(1)),
+                }
+            }
+            false
+        }
+        Some(errno) => gone(errno),
+        None => false,
+    }
+}
+
+/// What became of the operation that was under way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fate {
+    None,
+    Before,
+    /// Data that takes more than one step: some of it is there.
+    Part,
+    After,
+}
+
+/// What one thread does to files that are its own, and knows about them.
+trait Load: Send {
+    /// One operation, acknowledged (true); or the mount is dead and what was asked for is under way.
+    fn step(&mut self, root: &Path) -> bool;
+
+    /// Compares what is there with what was acknowledged, and goes on from there.
+    fn check(&mut self, root: &Path) -> Result<Fate, String>;
+}
+
+/// Files that nobody touches stay as they are, to the last attribute.
+struct Witness(tree::Tree);
+
+impl Witness {
+    fn new(root: &Path) -> Self {
+        let dir = root.join("witness");
+        std::fs::create_dir(&dir).expect("mkdir");
+        for n in 0..40usize {
+            let file = dir.join(format!("f{n}"));
+            std::fs::write(&file, vec![n as u8; n * 977]).expect("write");
+            tree::set_xattr(&file, "user.n", &vec![b'n'; n * 50]).expect("setxattr");
+        }
+        std::os::unix::fs::symlink("f1", dir.join("link")).expect("symlink");
+        Witness(tree::read(root, &["witness".into()], true).expect("read"))
+    }
+
+    fn check(&self, root: &Path) -> Result<(), String> {
+        let now = tree::read(root, &["witness".into()], true)?;
+        tree::same(&self.0, &now).map_err(|e| format!("nobody's file: {e}"))
+    }
+}
+
+/// The journal of a region that somebody else has mounted.
+struct Journal {
+    region: UserRegion,
+    /// Offsets of the slots' commit words (LAYOUT.md, sections 5 and 9).
+    commits: Vec<u64>,
+}
+
+impl Journal {
+    fn of(mount: &Mount) -> Self {
+        let spec = Spec::parse(&mount.image()).expect("a path");
+        let region = host::open(&spec, Access::Inspect).expect("a region");
+        let start = region.load(184).expect("inside");
+        let slots = region.load(136).expect("inside") & 0xffff_ffff;
+        let commit = |slot| (start + 15 * slot) * 4096 + 16;
+        Journal {
+            commits: (0..slots).map(commit).collect(),
+            region,
+        }
+    }
+
+    /// How many transactions are committed but not all in place.
+    fn committed(&self) -> usize {
+        let busy = |at: &&u64| self.region.load(**at).expect("inside") != 0;
+        self.commits.iter().filter(busy).count()
+    }
+}
+
+/// Leaves one of the daemon's threads stopped, that many instructions after it took a request. From outside
+/// alone a signal hardly ever comes in the midst of a transaction, which takes a microsecond or two.
+fn stop_inside(daemon: Pid, instructions: u64) -> Option<Pid> {
+    let thread = server(daemon)?;
+    // Whoever waits for a request may wait for ever, if the others are faster each time.
+    let stopped = || {
+        let begin = Instant::now();
+        while begin.elapsed() < Duration::from_millis(50) {
+            let flags = WaitPidFlag::WNOHANG | WaitPidFlag::__WALL;
+            match waitpid(thread, Some(flags)) {
+                Ok(WaitStatus::StillAlive) => {}
+                other => return other.is_ok(),
+            }
+        }
+        false
+    };
+    ptrace::seize(thread, ptrace::Options::empty()).ok()?;
+    ptrace::interrupt(thread).ok()?;
+    let mut going = stopped();
+    for _ in 0..instructions {
+        going = going && ptrace::step(thread, None).is_ok() && stopped();
+    }
+    Some(thread)
+}
+
+/// One of the threads that serve requests.
+fn server(daemon: Pid) -> Option<Pid> {
+    let tasks = std::fs::read_dir(format!("/proc/{daemon}/task")).ok()?;
+    tasks
+        .flatten()
+        .filter(|task| {
+            let name = std::fs::read_to_string(task.path().join("comm")).unwrap_or_default();
+            name.starts_with("fuser-")
+        })
+        .find_map(|task| task.file_name().to_str()?.parse().ok())
+        .map(Pid::from_raw)
+}
+
+/// Whoever panics while others wait for operations to be done must not leave them waiting.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Works, kills, mounts and compares, `kills` times.
+fn rounds(
+    name: &str,
+    kills: u64,
+    most: u64,
+    start: impl FnOnce(&Path, &mut Random) -> Vec<Box<dyn Load>>,
+) {
+    let seed = seed();
+    let mut random = Random(seed);
+    println!("kill: {name}: seed {seed}, {kills} kills");
+    let mut mount = Mount::new(128 << 20);
+    let mut loads = start(&mount.path(""), &mut random);
+    let witness = Witness::new(&mount.path(""));
+    let journal = Journal::of(&mount);
+    let (mut acknowledged, mut before, mut part, mut after, mut replayed) = (0, 0, 0, 0, 0);
+    for round in 0..kills {
+        // Each course of a round comes from its own seed.
+        let wanted = 1 + random.below(most);
+        let pause = Duration::from_micros(random.below(2000));
+        let most_instructions = 1 << (6 + random.below(9));
+        let aimed = (random.one_in(2)).then(|| random.below(most_instructions));
+        let daemon = mount.daemon();
+        let done = AtomicU64::new(0);
+        let root = mount.path("");
+        std::thread::scope(|s| {
+            let threads: Vec<_> = loads
+                .iter_mut()
+                .map(|load| {
+                    let (done, root) = (&done, &root);
+                    s.spawn(move || {
+                        while load.step(root) {
+                            done.fetch_add(1, Ordering::Relaxed);
+                        }
+                    })
+                })
+                .collect();
+            let begin = Instant::now();
+            while done.load(Ordering::Relaxed) < wanted {
+                if threads.iter().any(|t| t.is_finished()) || begin.elapsed() > PATIENCE {
+                    break;
+                }
+                std::thread::sleep(Duration::from_micros(100));
+            }
+            // Sleeping, not spinning: the timer interrupts whoever runs, wherever he is, where a thread
+            // that gives way is let in when another waits, between two requests.
+            std::thread::sleep(pause);
+            let stopped = aimed.and_then(|instructions| stop_inside(daemon, instructions));
+            kill(daemon, Signal::SIGKILL).expect("kill");
+            if let Some(thread) = stopped {
+                // A traced thread is not gone until its tracer has heard of it.
+                while !matches!(
+                    waitpid(thread, Some(WaitPidFlag::__WALL)),
+                    Err(_) | Ok(WaitStatus::Exited(..) | WaitStatus::Signaled(..))
+                ) {}
+            }
+            mount.wait_for_end();
+        });
+        // Not before the threads have ended: below a mount that is gone lies an ordinary directory.
+        mount.detach();
+        let failed = |what: &str, e: String| -> ! {
+            panic!("{name}: seed {seed}, round {round}, after {wanted} operations: {what}: {e}")
+        };
+        acknowledged += done.into_inner();
+        replayed += journal.committed();
+        clean(&mount).unwrap_or_else(|e| failed("after the kill", e));
+        let options = *random.pick(&["", "io=cached", "threads=8", "noatime"]);
+        mount.mount(options);
+        witness
+            .check(&root)
+            .unwrap_or_else(|e| failed("witness", e));
+        for (n, load) in loads.iter_mut().enumerate() {
+            match load.check(&root) {
+                Ok(Fate::None) => {}
+                Ok(Fate::Before) => before += 1,
+                Ok(Fate::Part) => part += 1,
+                Ok(Fate::After) => after += 1,
+                Err(e) => failed(&format!("thread {n}"), e),
+            }
+        }
+    }
+    mount.unmount();
+    clean(&mount).unwrap_or_else(|e| panic!("{name}: seed {seed}: in the end: {e}"));
+    println!(
+        "kill: {name}: {kills} kills, {acknowledged} operations acknowledged, none lost; under way: \
+         {before} did not happen, {part} in part, {after} happened; {replayed} transactions to replay"
+    );
+}
+
+#[test]
+fn kill_under_metadata() {
+    if unable() {
+        return;
+    }
+    rounds("metadata", kills(8, 90), 2000, |root, random| {
+        metadata::start(root, 4, random)
+    });
+}
+
+#[test]
+fn kill_under_data() {
+    if unable() {
+        return;
+    }
+    rounds("data", kills(5, 50), 300, |root, random| {
+        data::start(root, 3, random)
+    });
+}
+
+#[test]
+fn kill_under_both() {
+    if unable() {
+        return;
+    }
+    rounds("both", kills(5, 40), 600, |root, random| {
+        let mut loads = metadata::start(root, 2, random);
+        loads.extend(data::start(root, 2, random));
+        loads
+    });
+}
+
+#[test]
+fn kill_under_fio() {
+    if unable() {
+        return;
+    }
+    fio::run(kills(1, 20));
+}
