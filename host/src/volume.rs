@@ -349,6 +349,7 @@ impl<R: Region, H: Host> Volume<R, H> {
     ) -> Result<Option<Unlinked>> {
         // Only a move to another directory can change what lies below what.
         let _tree = (dir != new_dir).then(|| self.renames.lock());
+        let mut missed = 0;
         loop {
             let child = self.lookup(dir, name)?;
             let target = match self.lookup(new_dir, new_name) {
@@ -357,9 +358,17 @@ impl<R: Region, H: Host> Volume<R, H> {
                 Err(e) => return Err(e),
             };
             if dir != new_dir {
-                self.refuse_loop(child, new_dir)?;
-                if let (RenameMode::Exchange, Some(target)) = (mode, target) {
-                    self.refuse_loop(target, dir)?;
+                let exchanged = target.filter(|_| mode == RenameMode::Exchange);
+                let there = self.refuse_loop(child, new_dir)?
+                    && exchanged.map_or(Ok(true), |target| self.refuse_loop(target, dir))?;
+                if !there {
+                    // No lock is held yet: others have unlinked it since. Not so often in a row, though:
+                    // then it is a damaged directory that names what is not there.
+                    missed += 1;
+                    if missed > 100 {
+                        return Err(Error::Stale);
+                    }
+                    continue;
                 }
             }
             let inos = [dir, new_dir, child, target.unwrap_or(child)];
@@ -380,10 +389,14 @@ impl<R: Region, H: Host> Volume<R, H> {
         }
     }
 
-    /// [`Error::Invalid`] if `dir` is `moved` or below it. The caller holds the rename mutex.
-    fn refuse_loop(&self, moved: Ino, dir: Ino) -> Result<()> {
-        if self.getattr(moved)?.mode & S_IFMT != S_IFDIR {
-            return Ok(());
+    /// [`Error::Invalid`] if `dir` is `moved` or below it. False if there is no `moved` any more. The
+    /// caller holds the rename mutex.
+    fn refuse_loop(&self, moved: Ino, dir: Ino) -> Result<bool> {
+        match self.getattr(moved) {
+            Ok(attr) if attr.mode & S_IFMT == S_IFDIR => {}
+            Ok(_) => return Ok(true),
+            Err(Error::Stale) => return Ok(false),
+            Err(e) => return Err(e),
         }
         let mut at = dir;
         // The parents come from the region: a ring in them must not hang us.
@@ -393,7 +406,7 @@ impl<R: Region, H: Host> Volume<R, H> {
             }
             let parent = self.parent(at)?;
             if parent == at {
-                return Ok(());
+                return Ok(true);
             }
             at = parent;
         }

@@ -9,7 +9,8 @@ use std::os::unix::fs::MetadataExt;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-const ENGINES: &[(&str, &str)] = &[("psync", "0"), ("psync", "1"), ("libaio", "1")];
+/// One request at a time: of several, fio also takes those that failed with the daemon for acknowledged.
+const ENGINES: &[(&str, &str)] = &[("psync", "0"), ("psync", "1"), ("pvsync2", "1")];
 
 pub fn run(kills: u64) {
     if Command::new("fio").arg("--version").output().is_err() {
@@ -38,7 +39,7 @@ pub fn run(kills: u64) {
                     "--numjobs=2",
                     "--thread",
                 ])
-                .args(["--verify=crc32c", "--verify_fatal=1", "--iodepth=4"])
+                .args(["--verify=crc32c", "--verify_fatal=1"])
                 .arg(format!("--randseed={}", seed * 1000 + round))
                 .arg(format!("--rw={pattern}"))
                 .arg(format!("--ioengine={engine}"))

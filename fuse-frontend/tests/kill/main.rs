@@ -218,7 +218,7 @@ fn rounds(
         // Each course of a round comes from its own seed.
         let wanted = 1 + random.below(most);
         let pause = Duration::from_micros(random.below(2000));
-        let most_instructions = 1 << (6 + random.below(9));
+        let most_instructions = 1 << (9 + random.below(8));
         let aimed = (random.one_in(2)).then(|| random.below(most_instructions));
         let daemon = mount.daemon();
         let done = AtomicU64::new(0);
