@@ -207,9 +207,10 @@ fn run<R: Region>(v: &Volume<R, TestHost>, host: &TestHost, threads: u64, rounds
     let done = AtomicI64::new(0);
     std::thread::scope(|s| {
         let dirs = &dirs;
+        let mut running = Vec::new();
         for t in 0..threads {
             let done = &done;
-            s.spawn(move || {
+            running.push(s.spawn(move || {
                 own_cpu();
                 let mut rng = Rng(seed * 1000 + t);
                 let name = format!("thread{t}");
@@ -237,16 +238,16 @@ fn run<R: Region>(v: &Volume<R, TestHost>, host: &TestHost, threads: u64, rounds
                     assert!(buf[..n] == content[..], "one's own file has other contents");
                 }
                 done.fetch_add(1, Ordering::SeqCst);
-            });
+            }));
         }
         // One that reclaims in the background, as a front end does.
-        s.spawn(|| {
+        running.push(s.spawn(|| {
             own_cpu();
             while still.load(Ordering::Relaxed) && done.load(Ordering::SeqCst) < threads as i64 {
                 check(v.reclaim_step());
                 std::thread::yield_now();
             }
-        });
+        }));
         // Whoever panics must not leave the reclaimer running.
         struct Stop<'a>(&'a AtomicBool);
         impl Drop for Stop<'_> {
@@ -262,6 +263,10 @@ fn run<R: Region>(v: &Volume<R, TestHost>, host: &TestHost, threads: u64, rounds
                 "threads wait for each other"
             );
             std::thread::sleep(std::time::Duration::from_millis(2));
+        }
+        // A scope waits for its threads as well, but in std, which ThreadSanitizer does not look into.
+        for thread in running {
+            thread.join().expect("thread");
         }
     });
     assert!(
@@ -370,14 +375,16 @@ fn beside(other: impl Fn() + Sync, f: impl FnOnce()) {
     }
     let over = AtomicBool::new(false);
     std::thread::scope(|s| {
-        s.spawn(|| {
+        let thread = s.spawn(|| {
             own_cpu();
             while !over.load(Ordering::SeqCst) {
                 other();
             }
         });
-        let _over = Over(&over);
+        let at_last = Over(&over);
         f();
+        drop(at_last);
+        thread.join().expect("thread");
     });
 }
 

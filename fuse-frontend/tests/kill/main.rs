@@ -158,17 +158,26 @@ impl Journal {
     }
 }
 
-/// Leaves one of the daemon's threads stopped, that many instructions after it took a request. From outside
-/// alone a signal hardly ever comes in the midst of a transaction, which takes a microsecond or two.
-fn stop_inside(daemon: Pid, instructions: u64) -> Option<Pid> {
+/// Where a thread of the daemon is stopped: so many instructions on.
+#[derive(Clone, Copy)]
+enum Aim {
+    /// From where it happens to be, mostly waiting for a request.
+    Request(u64),
+    /// From the commit of a transaction.
+    Commit(u64),
+}
+
+/// Leaves one of the daemon's threads stopped where it is aimed at. From outside alone a signal hardly ever
+/// comes in the midst of a transaction, which takes a microsecond or two.
+fn stop_inside(daemon: Pid, journal: &Journal, aim: Aim) -> Option<Pid> {
     let thread = server(daemon)?;
     // Whoever waits for a request may wait for ever, if the others are faster each time.
     let stopped = || {
         let begin = Instant::now();
-        while begin.elapsed() < Duration::from_millis(50) {
+        while begin.elapsed() < Duration::from_millis(500) {
             let flags = WaitPidFlag::WNOHANG | WaitPidFlag::__WALL;
             match waitpid(thread, Some(flags)) {
-                Ok(WaitStatus::StillAlive) => {}
+                Ok(WaitStatus::StillAlive) => std::thread::yield_now(),
                 other => return other.is_ok(),
             }
         }
@@ -177,8 +186,20 @@ fn stop_inside(daemon: Pid, instructions: u64) -> Option<Pid> {
     ptrace::seize(thread, ptrace::Options::empty()).ok()?;
     ptrace::interrupt(thread).ok()?;
     let mut going = stopped();
-    for _ in 0..instructions {
+    let mut step = || {
         going = going && ptrace::step(thread, None).is_ok() && stopped();
+        going
+    };
+    let more = match aim {
+        Aim::Request(instructions) => instructions,
+        Aim::Commit(instructions) => {
+            let begin = Instant::now();
+            while journal.committed() == 0 && begin.elapsed() < Duration::from_secs(3) && step() {}
+            instructions
+        }
+    };
+    for _ in 0..more {
+        step();
     }
     Some(thread)
 }
@@ -218,8 +239,11 @@ fn rounds(
         // Each course of a round comes from its own seed.
         let wanted = 1 + random.below(most);
         let pause = Duration::from_micros(random.below(2000));
-        let most_instructions = 1 << (9 + random.below(8));
-        let aimed = (random.one_in(2)).then(|| random.below(most_instructions));
+        let aimed = match random.below(4) {
+            0 => Some(Aim::Request(random.below(4000))),
+            1..=2 => Some(Aim::Commit(random.below(300))),
+            _ => None,
+        };
         let daemon = mount.daemon();
         let done = AtomicU64::new(0);
         let root = mount.path("");
@@ -245,7 +269,7 @@ fn rounds(
             // Sleeping, not spinning: the timer interrupts whoever runs, wherever he is, where a thread
             // that gives way is let in when another waits, between two requests.
             std::thread::sleep(pause);
-            let stopped = aimed.and_then(|instructions| stop_inside(daemon, instructions));
+            let stopped = aimed.and_then(|aim| stop_inside(daemon, &journal, aim));
             kill(daemon, Signal::SIGKILL).expect("kill");
             if let Some(thread) = stopped {
                 // A traced thread is not gone until its tracer has heard of it.
@@ -264,7 +288,13 @@ fn rounds(
         acknowledged += done.into_inner();
         replayed += journal.committed();
         clean(&mount).unwrap_or_else(|e| failed("after the kill", e));
-        let options = *random.pick(&["", "io=cached", "threads=8", "noatime"]);
+        let options = *random.pick(&[
+            "",
+            "threads=1",
+            "threads=1,io=cached",
+            "threads=8",
+            "noatime",
+        ]);
         mount.mount(options);
         witness
             .check(&root)

@@ -9,6 +9,7 @@
 
 mod age;
 mod copies;
+mod scaling;
 mod sizes;
 
 use fs_core::{NewInode, S_IFREG};
@@ -120,6 +121,9 @@ fn main() {
     if chosen("copies") {
         copies::copies(&mut out, rounds, MIB, "1m");
         copies::copies(&mut out, rounds, 4096, "4k");
+    }
+    if chosen("scaling") {
+        scaling::scaling(&mut out, rounds);
     }
     if chosen("sizes") {
         sizes::sizes(&mut out, rounds.max(51));
