@@ -46,7 +46,7 @@ fn seed() -> u64 {
 
 /// The region as the kill left it, or as an unmount did: clean, with nothing repaired.
 fn clean(mount: &Mount) -> Result<(), String> {
-    let spec = Spec::parse(&mount.image()).map_err(|e| e.to_string())?;
+    let spec = Spec::parse(mount.image()).map_err(|e| e.to_string())?;
     let region = host::open(&spec, Access::ReadOnly).map_err(|e| e.to_string())?;
     let options = CheckOptions {
         repair: false,
@@ -140,7 +140,7 @@ struct Journal {
 
 impl Journal {
     fn of(mount: &Mount) -> Self {
-        let spec = Spec::parse(&mount.image()).expect("a path");
+        let spec = Spec::parse(mount.image()).expect("a path");
         let region = host::open(&spec, Access::Inspect).expect("a region");
         let start = region.load(184).expect("inside");
         let slots = region.load(136).expect("inside") & 0xffff_ffff;
