@@ -9,7 +9,8 @@ use std::os::unix::fs::MetadataExt;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-/// One request at a time: of several, fio also takes those that failed with the daemon for acknowledged.
+/// One request at a time: of several, the state that fio saves takes some for done that were under way; its
+/// own log of completions (`--write_lat_log`) does not have them.
 const ENGINES: &[(&str, &str)] = &[("psync", "0"), ("psync", "1"), ("pvsync2", "1")];
 
 pub fn run(kills: u64) {
