@@ -5,13 +5,15 @@
 
 use super::{images, region_of};
 use fs_core::check::{owners, Image as Inspector};
-use fs_core::{Error, Fs, Region, RenameMode};
+use fs_core::{Region, RenameMode};
 use rpramfs_tests::checker;
 use rpramfs_tests::crash::{quietly, resolve};
+use rpramfs_tests::figures;
 use rpramfs_tests::fixture::{drain, empty, format, mount};
 use rpramfs_tests::host::{Rng, TestHost};
 use rpramfs_tests::record::{Image, Metered, Recorder, Scratch};
 use rpramfs_tests::script::*;
+use rpramfs_tests::specimen::levels;
 use rpramfs_tests::tree::{diff, walk, Tree};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -25,49 +27,6 @@ const DATA_START: u64 = 144;
 const DATA_END: u64 = 152;
 /// Where the inode frontier tells how many inodes the table has room for.
 const INODE_CAPACITY: u64 = 4096 + 256 + 16;
-
-type F<R> = Fs<R, TestHost>;
-
-/// Every structure as a tree of its own, some of more than one level.
-fn populate<R: Region>(fs: &F<R>) -> Result<(), Error> {
-    mkdir(fs, "d")?;
-    mkdir(fs, "d/sub")?;
-    mkdir(fs, "many")?;
-    // The inode table grows by pieces that do not lie side by side.
-    for i in 0..420 {
-        touch(fs, &format!("many/{i:030}"))?;
-        if i % 24 == 0 {
-            file(fs, &format!("d/{i}"), 100)?;
-            setxattr(fs, &format!("d/{i}"), "user.small", 30)?;
-        }
-    }
-    file(fs, "f", 10_000)?;
-    link(fs, "f", "d/hard")?;
-    symlink(fs, "short", 20)?;
-    symlink(fs, "long", 3000)?;
-    comb(fs, "inline", 3)?;
-    comb(fs, "leaf", 30)?;
-    comb(fs, "levels", 170)?;
-    setxattr(fs, "f", "user.inside", 300)?;
-    setxattr(fs, "d", "user.large", 9000)?;
-    setxattr(fs, "d", "trusted.largest", 65_536)?;
-    for window in 0..6 {
-        write(fs, "sealed", window << 21, 100, window + 1).or_else(|_| {
-            touch(fs, "sealed")?;
-            write(fs, "sealed", window << 21, 100, window + 1)
-        })?;
-    }
-    fs.seal(resolve(fs, "sealed")?)?;
-    mknod(fs, "fifo", fs_core::S_IFIFO | 0o600)?;
-    // Free inodes, and pending sets with more than fits their inodes.
-    for i in 100..140 {
-        remove(fs, &format!("many/{i:030}"))?;
-    }
-    for _ in 0..48 {
-        tmpfile(fs, "d")?;
-    }
-    Ok(())
-}
 
 struct Specimen {
     name: &'static str,
@@ -276,6 +235,11 @@ fn flip(s: &Specimen, some: u64) {
     for f in failures.iter().take(12) {
         println!("VIOLATION {f}");
     }
+    figures::append(&serde_json::json!({
+        "test": format!("flipped bits, {}", s.name),
+        "flipped_bits": n,
+        "violations": failures.len(),
+    }));
     assert!(failures.is_empty(), "{} of {n} bits", failures.len());
 }
 
@@ -284,7 +248,7 @@ fn filled() -> Recorder<Scratch> {
     let tape = Recorder::new(Scratch::zeroed(BYTES));
     format(&tape, &host);
     let fs = mount(&tape, host).expect("mount");
-    populate(&fs).expect("populate");
+    levels(&fs).expect("populate");
     drop(fs);
     tape
 }

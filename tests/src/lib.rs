@@ -3,6 +3,7 @@
 //! reference model, the whole tree as a value.
 
 pub mod alphabet;
+pub mod anatomy;
 pub mod baton;
 pub mod checker;
 pub mod crash;
@@ -10,12 +11,15 @@ pub mod figures;
 pub mod fixture;
 pub mod forge;
 pub mod golden;
+pub mod harm;
 pub mod host;
 pub mod mem;
 pub mod model;
 pub mod mutant;
 pub mod ops;
+pub mod ordeal;
 pub mod record;
 pub mod script;
+pub mod specimen;
 pub mod stack;
 pub mod tree;

@@ -1,0 +1,302 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0 OR GPL-2.0
+//! Every field of every structure, damaged in every way, with checksums mended and without.
+//!
+//! `RPRAMFS_SEED` is the number of the first image, `RPRAMFS_IMAGES` how many follow; `RPRAMFS_FULL=1`
+//! makes them a million. A run ends with the number to go on from.
+
+use super::images;
+use fs_core::Region;
+use rpramfs_tests::anatomy::covers;
+use rpramfs_tests::crash::quietly;
+use rpramfs_tests::figures;
+use rpramfs_tests::harm::{Cases, Done, Saved};
+use rpramfs_tests::host::TestHost;
+use rpramfs_tests::ordeal::{may_refuse, repaired, tour, Repaired};
+use rpramfs_tests::record::{Metered, Scratch};
+use rpramfs_tests::specimen::{specimens, Specimen};
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::Mutex;
+use std::time::Instant;
+
+/// Images between two lines of figures: what a run that is cut short has shown.
+const BATCH: u64 = 20_000;
+
+#[derive(Clone, Copy, Default)]
+struct Sums {
+    images: u64,
+    refused: u64,
+    read_only: u64,
+    unreadable: u64,
+    panics: u64,
+    hangs: u64,
+    dirty: u64,
+    other: u64,
+    saved: Saved,
+}
+
+impl Sums {
+    fn add(&mut self, o: &Sums) {
+        self.images += o.images;
+        self.refused += o.refused;
+        self.read_only += o.read_only;
+        self.unreadable += o.unreadable;
+        self.panics += o.panics;
+        self.hangs += o.hangs;
+        self.dirty += o.dirty;
+        self.other += o.other;
+        self.saved += o.saved;
+    }
+}
+
+/// Accesses of an undamaged tour.
+fn cost(s: &Specimen) -> u64 {
+    let metered = Metered::new(Scratch::new(&s.image), u64::MAX);
+    let seen = tour(&metered, &TestHost::new(4), &s.tree, &|_| true).expect("an undamaged tour");
+    assert_eq!(seen.wrong, Vec::<String>::new(), "{}", s.name);
+    assert!(seen.lost.is_empty(), "{}: undamaged, and yet lost", s.name);
+    u64::MAX - metered.left()
+}
+
+/// One image. Emptied in the end where `thorough`.
+fn ordeal(
+    done: &Done<'_>,
+    scratch: &Scratch,
+    cost: u64,
+    thorough: bool,
+    bad: &mut Vec<String>,
+) -> Sums {
+    let s = done.specimen;
+    let budget = cost * 30 + 100_000;
+    let mut sums = Sums {
+        images: 1,
+        ..Sums::default()
+    };
+    let begin = || {
+        scratch.reset(&s.image.mem);
+        done.apply(scratch);
+        Metered::new(scratch, budget)
+    };
+    let mut fail = |sums: &mut Sums, what: &str, e: String| {
+        if e.starts_with("panic") {
+            sums.panics += 1;
+        } else if e.starts_with("the second check") {
+            sums.dirty += 1;
+        } else {
+            sums.other += 1;
+        }
+        bad.push(format!("{what}: {e}"));
+    };
+    let concerned = done.concerned();
+    let strict = |ino| match &concerned {
+        _ if done.is_plain() => true,
+        Some(c) => !c.contains(&ino),
+        None => false,
+    };
+
+    // As it is: read and written, and what that makes of it repaired.
+    let metered = begin();
+    let host = TestHost::new(4);
+    match quietly(|| tour(&metered, &host, &s.tree, &strict)) {
+        Err(panic) => fail(&mut sums, "tour", panic),
+        Ok(Err(e)) => {
+            sums.refused += 1;
+            let superblock = matches!(
+                done.block.kind,
+                rpramfs_tests::anatomy::Kind::Superblock | rpramfs_tests::anatomy::Kind::Backup
+            );
+            if !may_refuse(superblock, done.passes(), &e) {
+                fail(&mut sums, "mount", format!("{e:?}"));
+            }
+        }
+        Ok(Ok(seen)) => {
+            sums.read_only += u64::from(seen.read_only);
+            sums.unreadable += seen.lost.len() as u64;
+            for w in seen.wrong {
+                fail(&mut sums, "tour", w);
+            }
+            if let Some(c) = &concerned {
+                for ino in seen.lost.iter().filter(|i| !c.contains(i)) {
+                    fail(
+                        &mut sums,
+                        "tour",
+                        format!("inode {ino} is undamaged, and cannot be read"),
+                    );
+                }
+            }
+        }
+    }
+    let mut hung = metered.exceeded();
+    metered.refill(budget);
+    match quietly(|| repaired(&metered, &host.reborn(), false)) {
+        Err(panic) => fail(&mut sums, "written, then repaired", panic),
+        Ok(Ok(_)) => {}
+        Ok(Err(e)) => fail(&mut sums, "written, then repaired", e.to_string()),
+    }
+    hung |= metered.exceeded();
+
+    // The same damage, repaired at once.
+    let metered = begin();
+    match quietly(|| repaired(&metered, &TestHost::new(4), thorough)) {
+        Err(panic) => fail(&mut sums, "repair", panic),
+        Ok(Ok(Repaired::Refused)) => {}
+        Ok(Ok(Repaired::Tree(tree))) => sums.saved = done.saved(&tree),
+        Ok(Err(e)) => fail(&mut sums, "repair", e.to_string()),
+    }
+    hung |= metered.exceeded();
+    if hung {
+        sums.hangs += 1;
+        bad.push("out of its budget of accesses".into());
+    }
+    sums
+}
+
+#[test]
+fn corruption_fields_are_covered() {
+    let all = specimens();
+    for s in &all {
+        for b in &s.anatomy.blocks {
+            if let Err(e) = covers(&b.fields, b.len) {
+                panic!("{}: {:?} at {:#x}: {e}", s.name, b.kind, b.off);
+            }
+        }
+        // No two structures have a byte in common.
+        let mut ranges: Vec<_> = s.anatomy.blocks.iter().map(|b| b.range()).collect();
+        ranges.sort_unstable_by_key(|r| r.start);
+        for pair in ranges.windows(2) {
+            assert!(pair[0].end <= pair[1].start, "{}: {pair:x?}", s.name);
+        }
+        // What is mended as it is stays as it is: the checksums are those of the layout.
+        let scratch = Scratch::new(&s.image);
+        for b in &s.anatomy.blocks {
+            // What was never used has no checksum yet.
+            let mut bytes = vec![0; b.len];
+            scratch.read(b.off, &mut bytes).expect("inside");
+            if bytes.iter().all(|b| *b == 0) {
+                continue;
+            }
+            s.anatomy.mend(&scratch, b);
+            let mut now = vec![0; 4096];
+            let mut then = vec![0; 4096];
+            let page = b.off / 4096 * 4096;
+            scratch.read(page, &mut now).expect("inside");
+            s.image.mem.read(page, &mut then).expect("inside");
+            assert!(now == then, "{}: {:?} at {:#x}", s.name, b.kind, b.off);
+        }
+    }
+}
+
+#[test]
+fn corruption_every_field() {
+    let all = specimens();
+    let costs: Vec<u64> = all.iter().map(cost).collect();
+    println!("accesses of a tour: {costs:?}");
+    let cases = Cases::new(&all);
+    let (kinds, classes) = cases.count();
+    let env = |name: &str| std::env::var(name).ok().and_then(|v| v.parse::<u64>().ok());
+    let full = std::env::var_os("RPRAMFS_FULL").is_some_and(|v| v != "0");
+    let first = env("RPRAMFS_SEED").unwrap_or(0);
+    let n = images(if full { 1_000_000 } else { 1500 });
+    println!("{classes} kinds of fields and structures, {kinds} kinds of damage to them");
+    let began = Instant::now();
+    let table: Mutex<BTreeMap<_, Sums>> = Mutex::new(BTreeMap::new());
+    let failures = Mutex::new(Vec::new());
+    let mut from = first;
+    while from < first + n {
+        let to = (from + BATCH).min(first + n);
+        let next = AtomicU64::new(from);
+        let batch = Mutex::new(Sums::default());
+        std::thread::scope(|scope| {
+            for _ in 0..std::thread::available_parallelism().map_or(2, usize::from) {
+                scope.spawn(|| {
+                    let scratches: Vec<Scratch> =
+                        all.iter().map(|s| Scratch::new(&s.image)).collect();
+                    loop {
+                        let i = next.fetch_add(1, Ordering::Relaxed);
+                        if i >= to {
+                            break;
+                        }
+                        let Some(done) = cases.pick(i) else { continue };
+                        let which = all
+                            .iter()
+                            .position(|s| std::ptr::eq(s, done.specimen))
+                            .expect("one of them");
+                        let mut bad = Vec::new();
+                        let sums =
+                            ordeal(&done, &scratches[which], costs[which], i % 4 == 0, &mut bad);
+                        batch.lock().expect("not poisoned").add(&sums);
+                        let mut t = table.lock().expect("not poisoned");
+                        t.entry((done.block.kind, done.mended))
+                            .or_default()
+                            .add(&sums);
+                        drop(t);
+                        for b in bad {
+                            let line = format!("image {i}: {done}: {b}");
+                            failures.lock().expect("not poisoned").push(line);
+                        }
+                    }
+                });
+            }
+        });
+        let sum = batch.into_inner().expect("not poisoned");
+        figures::append(&serde_json::json!({
+            "test": "corruption_every_field",
+            "seeds": format!("{from}..{to}"),
+            "images": sum.images,
+            "panics": sum.panics,
+            "hangs": sum.hangs,
+            "second_check_dirty": sum.dirty,
+            "violations": sum.other,
+            "names_recovered": sum.saved.names,
+            "names_recoverable": sum.saved.names_recoverable,
+            "bytes_recovered": sum.saved.bytes,
+            "bytes_recoverable": sum.saved.bytes_recoverable,
+        }));
+        from = to;
+    }
+    report(&table.into_inner().expect("not poisoned"), began);
+    println!("RPRAMFS_SEED={} goes on", first + n);
+    let failures = failures.into_inner().expect("not poisoned");
+    for f in failures.iter().take(40) {
+        println!("VIOLATION {f}");
+    }
+    assert!(failures.is_empty(), "{} violations", failures.len());
+}
+
+fn report(table: &BTreeMap<(rpramfs_tests::anatomy::Kind, bool), Sums>, began: Instant) {
+    println!(
+        "{:24} {:>7} {:>8} {:>9} {:>10} {:>16} {:>10}",
+        "structure", "images", "refused", "read-only", "unreadable", "names", "bytes"
+    );
+    let share = |a: u64, b: u64| 100.0 * a as f64 / b.max(1) as f64;
+    let mut sum = Sums::default();
+    for ((kind, mended), r) in table {
+        sum.add(r);
+        println!(
+            "{:24} {:>7} {:>8} {:>9} {:>10} {:>15.3}% {:>9.3}%",
+            format!("{kind:?}{}", if *mended { ", mended" } else { "" }),
+            r.images,
+            r.refused,
+            r.read_only,
+            r.unreadable,
+            share(r.saved.names, r.saved.names_recoverable),
+            share(r.saved.bytes, r.saved.bytes_recoverable),
+        );
+    }
+    let s = sum.saved;
+    println!(
+        "{} images, {:.0} a second; {} panics, {} hangs, {} dirty; names {} of {} ({:.4} %), \
+         bytes {} of {} ({:.4} %)",
+        sum.images,
+        sum.images as f64 / began.elapsed().as_secs_f64(),
+        sum.panics,
+        sum.hangs,
+        sum.dirty,
+        s.names,
+        s.names_recoverable,
+        share(s.names, s.names_recoverable),
+        s.bytes,
+        s.bytes_recoverable,
+        share(s.bytes, s.bytes_recoverable),
+    );
+}
