@@ -69,7 +69,7 @@ fn specimen() -> Specimen {
         .collect();
     words.retain(|w| lively[(*w / 256) as usize]);
     let metered = Metered::new(Scratch::new(&image), u64::MAX);
-    let seen = tour(&metered, &TestHost::new(4), &tree, &|_| true).expect("an undamaged tour");
+    let seen = tour(&metered, &TestHost::new(4), &tree, &|_| true, &|_| true).expect("an undamaged tour");
     assert_eq!(seen.wrong, Vec::<String>::new());
     assert!(seen.lost.is_empty(), "undamaged, and yet something is lost");
     let cost = u64::MAX - metered.left();
@@ -208,7 +208,7 @@ fn damage(what: &str, daily: u64, mended: bool, repair: bool) {
                     let mut bad = Vec::new();
                     let mut repair_lost = 0;
                     let mut seen = Seen::default();
-                    match quietly(|| tour(&metered, &host, &s.tree, &|_| !mended)) {
+                    match quietly(|| tour(&metered, &host, &s.tree, &|_| !mended, &|_| true)) {
                         Err(panic) => bad.push(panic),
                         Ok(Err(e)) => {
                             if !may_refuse(matches!(structure, "superblock" | "backup"), mended, &e) {

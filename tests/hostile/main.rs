@@ -2,6 +2,8 @@
 //! Regions made by somebody who means harm: every checksum is right, and what they vouch for is
 //! not. An answer is right or it is `Corrupt`; it comes in time and on a small stack.
 
+mod constructed;
+
 use fs_core::layout::{name_key, node, shard, system, IFRONTIER_CAPACITY, IFRONTIER_NEXT, PAGE};
 use fs_core::{
     Error, Fallocate, Fs, Host, Ino, NewInode, Region, Seek, SetAttr, ROOT_INO, S_IFDIR, S_IFREG,

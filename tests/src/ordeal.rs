@@ -21,8 +21,8 @@ pub struct Seen {
     pub wrong: Vec<String>,
 }
 
-/// Mounts, reads everything, then writes a little everywhere. What is read of an inode is compared
-/// where `strict` says so.
+/// Mounts, reads everything, then writes a little to what `written` says. What is read of an inode
+/// is compared where `strict` says so.
 ///
 /// # Errors
 /// That of the mount.
@@ -31,6 +31,7 @@ pub fn tour<R: Region>(
     host: &TestHost,
     want: &Tree,
     strict: &dyn Fn(Ino) -> bool,
+    written: &dyn Fn(Ino) -> bool,
 ) -> Result<Seen, Error> {
     let mut seen = Seen::default();
     let fs = mount(region, host.clone())?;
@@ -49,15 +50,15 @@ pub fn tour<R: Region>(
         }
     }
     seen.read_only = fs.is_read_only();
-    write_everywhere(&fs, want);
+    write_everywhere(&fs, want, written);
     Ok(seen)
 }
 
-fn write_everywhere<R: Region>(fs: &Fs<R, TestHost>, want: &Tree) {
+fn write_everywhere<R: Region>(fs: &Fs<R, TestHost>, want: &Tree, written: &dyn Fn(Ino) -> bool) {
     let mut all: Vec<Result<(), Error>> = Vec::new();
     let mut d = |r: Result<(), Error>| all.push(r);
     let _ = fs.statfs();
-    for (ino, w) in want {
+    for (ino, w) in want.iter().filter(|(i, _)| written(**i)) {
         match &w.body {
             Body::Dir { entries, .. } => {
                 d(fs.create(*ino, b"new", &new(fs_core::S_IFREG | 0o644))
