@@ -14,7 +14,7 @@ use rpramfs_tests::host::{Rng, TestHost};
 use rpramfs_tests::mem::MemRegion;
 use rpramfs_tests::ordeal::{repaired, tour, Repaired};
 use rpramfs_tests::record::Metered;
-use rpramfs_tests::tree::{walk, Tree};
+use rpramfs_tests::tree::{diff, walk, Tree};
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 
@@ -67,8 +67,8 @@ fn memory_of<T>(f: impl FnOnce() -> T) -> (T, u64) {
 
 /// Accesses of one check, or one repair: some for each sector of the region, and no more.
 const CHECK: u64 = 4 * BYTES / 256;
-/// Memory of one: what the check remembers of the region is smaller than the region.
-const MEMORY: u64 = BYTES / 2;
+/// Memory of one: not more than there is to check.
+const MEMORY: u64 = BYTES;
 
 /// What there is to forge with.
 struct Ground {
@@ -187,7 +187,13 @@ const IMAGES: &[(&str, Build)] = &[
     ("nine levels", |f, g| {
         f.records(g.files[0], g.pages[0], &[[3, g.pages[20], 1]]);
         for l in 1..9usize {
-            f.inner(g.files[0], FILE, g.pages[l], l as u8, &[(0, g.pages[l - 1])]);
+            f.inner(
+                g.files[0],
+                FILE,
+                g.pages[l],
+                l as u8,
+                &[(0, g.pages[l - 1])],
+            );
         }
         f.set_root(g.files[0], g.pages[8], 9, 1);
     }),
@@ -231,7 +237,10 @@ const IMAGES: &[(&str, Build)] = &[
         f.put(block + 28, &[0xff; 4]);
     }),
     ("sizes and page counts at the limit", |f, g| {
-        for (n, v) in [u64::MAX, 1 << 63, (1 << 63) - 1, 1 << 51].iter().enumerate() {
+        for (n, v) in [u64::MAX, 1 << 63, (1 << 63) - 1, 1 << 51]
+            .iter()
+            .enumerate()
+        {
             f.set(g.files[n].off, 40, *v);
             f.set(g.files[n + 4].off, 48, *v);
             f.set(g.dirs[n].off, 40, *v);
@@ -397,7 +406,11 @@ const IMAGES: &[(&str, Build)] = &[
         let end = BYTES / PAGE - 1;
         for off in [table.off, end * PAGE + 512] {
             let i = Body { off, ..table };
-            inline(f, i, &[[0, first, have], [have, first + have, end - first - have]]);
+            inline(
+                f,
+                i,
+                &[[0, first, have], [have, first + have, end - first - have]],
+            );
             f.set(off, 40, (end - first) * PAGE);
         }
         f.set(PAGE + 256, 16, (end - first) * 16);
@@ -411,7 +424,11 @@ const IMAGES: &[(&str, Build)] = &[
         let first = f.word(table.off + 152);
         for off in [table.off, BYTES - PAGE + 512] {
             let i = Body { off, ..table };
-            inline(f, i, &[[0, first, 1], [1, first, 1], [2, first, 1], [3, first, 1]]);
+            inline(
+                f,
+                i,
+                &[[0, first, 1], [1, first, 1], [2, first, 1], [3, first, 1]],
+            );
             f.set(off, 40, 4 * PAGE);
         }
     }),
@@ -480,7 +497,15 @@ fn one(build: Build, bad: &mut Vec<String>) -> Took {
     let copy = MemRegion::copy_of(&region);
     let metered = Metered::new(&copy, budget);
     let watched = |ino| ino == sentinel;
-    match quietly(|| tour(&metered, &TestHost::new(12), &ground.tree, &watched, &|_| true)) {
+    match quietly(|| {
+        tour(
+            &metered,
+            &TestHost::new(12),
+            &ground.tree,
+            &watched,
+            &|_| true,
+        )
+    }) {
         Err(panic) => bad.push(format!("tour: {panic}")),
         Ok(Err(_)) => {}
         Ok(Ok(seen)) => bad.extend(seen.wrong),
@@ -563,5 +588,28 @@ fn hostile_constructed() {
             println!("VIOLATION {f}");
         }
         assert!(failures.is_empty(), "{} violations", failures.len());
+    });
+}
+
+/// A map of the inode table that takes what is not its own: repair gives it back, and overwrites
+/// nothing.
+#[test]
+fn hostile_table_over_everything() {
+    watched(|| {
+        let (_, build) = IMAGES
+            .iter()
+            .find(|(name, _)| *name == "an inode table as large as the region")
+            .expect("one of them");
+        let region = MemRegion::new(BYTES);
+        let host = TestHost::new(11);
+        format(&region, &host);
+        let fs = mount(&region, host.clone()).expect("mount");
+        let ground = ground(&fs);
+        drop(fs);
+        build(&Forge::new(&region, &host), &ground);
+        match repaired(&region, &TestHost::new(13), true) {
+            Ok(Repaired::Tree(tree)) => assert_eq!(diff(&ground.tree, &tree), None),
+            other => panic!("{other:?}"),
+        }
     });
 }

@@ -99,6 +99,16 @@ impl Table {
     }
 }
 
+/// Is there nothing in these bytes, or anything like an inode of that page, however damaged?
+fn could_be_table(file_page: u64, bytes: &[u8]) -> bool {
+    let first = file_page.saturating_mul(INODES_PER_PAGE);
+    bytes.iter().all(|b| *b == 0)
+        || bytes
+            .chunks_exact(SECTOR as usize)
+            .zip(first..)
+            .any(|(s, ino)| get32(s, 0) == INODE_MAGIC || (ino != 0 && get64(s, at::INO) == ino))
+}
+
 impl Checker<'_, '_> {
     /// The runs that an inode of the table names; the flag tells whether they are all sound and
     /// without a gap.
@@ -283,14 +293,33 @@ impl Checker<'_, '_> {
         }
         let found: BTreeMap<u64, u64> = found.into_iter().map(|(f, (p, _))| (f, p)).collect();
         let taken: BTreeSet<u64> = found.values().copied().collect();
-        // What the map says holds where nothing better was found: pages without any inode.
+        // What the map says holds where nothing better was found, for pages without any inode. But
+        // a page that holds something else is left to whoever it belongs to: as a page of the
+        // table it would be overwritten.
         let mut pages = found.clone();
+        let mut foreign = false;
         for run in &self.table.runs {
             for i in 0..run.len {
                 let (file_page, page) = (run.file_page + i, run.page + i);
-                if !taken.contains(&page) {
-                    pages.entry(file_page).or_insert(page);
+                if taken.contains(&page) {
+                    continue;
                 }
+                if could_be_table(file_page, self.store.page(page)?.as_slice()) {
+                    pages.entry(file_page).or_insert(page);
+                } else {
+                    foreign = true;
+                }
+            }
+        }
+        // A map that takes what it has no right to is not believed about free pages, either.
+        if foreign {
+            let used = self.inode_frontier.as_ref().map_or(0, |f| f.next) / INODES_PER_PAGE;
+            while let Some((&file_page, &page)) = pages.last_key_value() {
+                let bytes = self.store.page(page)?;
+                if file_page < used || bytes.iter().any(|b| *b != 0) {
+                    break;
+                }
+                pages.pop_last();
             }
         }
         let mut table = Table {
