@@ -22,4 +22,5 @@ pub mod record;
 pub mod script;
 pub mod specimen;
 pub mod stack;
+pub mod steps;
 pub mod tree;
