@@ -201,7 +201,12 @@ impl Inode {
             return Err(Error::corrupt(off, "inode: wrong number"));
         }
         if !i.has(iflag::IN_USE) {
-            return Err(Error::Stale);
+            // Those of the system are always in use.
+            return Err(if ino >= layout::ITABLE_OWNER {
+                Error::corrupt(off, "system inode: not in use")
+            } else {
+                Error::Stale
+            });
         }
         if i.body_format() > body::TARGET_PAGE
             || i.body_count() as usize > inode::INLINE_RECORDS
