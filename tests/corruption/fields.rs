@@ -14,6 +14,7 @@ use rpramfs_tests::host::TestHost;
 use rpramfs_tests::ordeal::{may_refuse, repaired, tour, Repaired};
 use rpramfs_tests::record::{Metered, Scratch};
 use rpramfs_tests::specimen::{specimens, Specimen};
+use rpramfs_tests::tree::diff;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Mutex;
@@ -52,20 +53,15 @@ impl Sums {
 /// Accesses of an undamaged tour.
 fn cost(s: &Specimen) -> u64 {
     let metered = Metered::new(Scratch::new(&s.image), u64::MAX);
-    let seen = tour(&metered, &TestHost::new(4), &s.tree, &|_| true, &|_| true).expect("an undamaged tour");
+    let seen = tour(&metered, &TestHost::new(4), &s.tree, &|_| true, &|_| true)
+        .expect("an undamaged tour");
     assert_eq!(seen.wrong, Vec::<String>::new(), "{}", s.name);
     assert!(seen.lost.is_empty(), "{}: undamaged, and yet lost", s.name);
     u64::MAX - metered.left()
 }
 
 /// Image `i`.
-fn ordeal(
-    i: u64,
-    done: &Done<'_>,
-    scratch: &Scratch,
-    cost: u64,
-    bad: &mut Vec<String>,
-) -> Sums {
+fn ordeal(i: u64, done: &Done<'_>, scratch: &Scratch, cost: u64, bad: &mut Vec<String>) -> Sums {
     let s = done.specimen;
     let budget = cost * 30 + 100_000;
     let mut sums = Sums {
@@ -95,7 +91,8 @@ fn ordeal(
     };
 
     // What is near the damage, and a part of the rest, which differs from image to image.
-    let written = |ino| concerned.as_ref().is_some_and(|c| c.contains(&ino)) || ino % 4 == i / 4 % 4;
+    let written =
+        |ino| concerned.as_ref().is_some_and(|c| c.contains(&ino)) || ino % 4 == i / 4 % 4;
 
     // As it is: read and written, and what that makes of it repaired.
     let metered = begin();
@@ -189,6 +186,49 @@ fn corruption_fields_are_covered() {
     }
 }
 
+/// The inode of the inode table without its flags: the copy serves for reading, and for repair.
+#[test]
+fn corruption_table_inode_not_in_use() {
+    for s in &specimens() {
+        let scratch = Scratch::new(&s.image);
+        let off = 4096 + 512;
+        let block = s.anatomy.at(off).expect("the table's inode");
+        scratch.write(off + 36, &[0; 4]).expect("inside");
+        s.anatomy.mend(&scratch, block);
+        let host = TestHost::new(4);
+        let seen = tour(&scratch, &host, &s.tree, &|_| true, &|_| true).expect("mount");
+        assert!(seen.read_only && seen.lost.is_empty() && seen.wrong.is_empty());
+        match repaired(&scratch, &host.reborn(), true) {
+            Ok(Repaired::Tree(tree)) => assert_eq!(diff(&s.tree, &tree), None),
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+/// A stale copy of the table's inode is whole, and does not know of the inodes that came later.
+#[test]
+fn corruption_stale_table_inode() {
+    let mut grown = 0;
+    for s in &specimens() {
+        for earlier in &s.earlier {
+            for at in [4096 + 512, s.image.mem.len() - 4096 + 512] {
+                let scratch = Scratch::new(&s.image);
+                let mut stale = [0; 256];
+                earlier.mem.read(at, &mut stale).expect("inside");
+                let mut now = [0; 256];
+                scratch.read(at, &mut now).expect("inside");
+                grown += u64::from(now != stale);
+                scratch.write(at, &stale).expect("inside");
+                match repaired(&scratch, &TestHost::new(4), true) {
+                    Ok(Repaired::Tree(tree)) => assert_eq!(diff(&s.tree, &tree), None),
+                    other => panic!("{other:?}"),
+                }
+            }
+        }
+    }
+    assert!(grown > 0, "none of them is stale");
+}
+
 #[test]
 fn corruption_every_field() {
     let all = specimens();
@@ -225,8 +265,7 @@ fn corruption_every_field() {
                             .position(|s| std::ptr::eq(s, done.specimen))
                             .expect("one of them");
                         let mut bad = Vec::new();
-                        let sums =
-                            ordeal(&done, &scratches[which], costs[which], i % 4 == 0, &mut bad);
+                        let sums = ordeal(i, &done, &scratches[which], costs[which], &mut bad);
                         batch.lock().expect("not poisoned").add(&sums);
                         let mut t = table.lock().expect("not poisoned");
                         t.entry((done.block.kind, done.mended))

@@ -69,7 +69,8 @@ fn specimen() -> Specimen {
         .collect();
     words.retain(|w| lively[(*w / 256) as usize]);
     let metered = Metered::new(Scratch::new(&image), u64::MAX);
-    let seen = tour(&metered, &TestHost::new(4), &tree, &|_| true, &|_| true).expect("an undamaged tour");
+    let seen =
+        tour(&metered, &TestHost::new(4), &tree, &|_| true, &|_| true).expect("an undamaged tour");
     assert_eq!(seen.wrong, Vec::<String>::new());
     assert!(seen.lost.is_empty(), "undamaged, and yet something is lost");
     let cost = u64::MAX - metered.left();

@@ -141,6 +141,29 @@ impl Checker<'_, '_> {
         Ok((table, scan, sound))
     }
 
+    /// Is `new` the same map with more inodes behind? The table never shrinks: then `old` is a stale
+    /// copy.
+    fn has_grown(&self, old: &Table, new: &Table) -> Res<bool> {
+        let prefix = old.runs.iter().all(|r| {
+            (0..r.len).all(|i| new.page(r.file_page + i) == Some(r.page.saturating_add(i)))
+        });
+        if !prefix {
+            return Ok(false);
+        }
+        for file_page in old.pages()..new.pages() {
+            if let Some(page) = new.page(file_page) {
+                let bytes = self.store.page(page)?;
+                if self
+                    .table_pages(page, bytes.as_slice())
+                    .contains_key(&file_page)
+                {
+                    return Ok(true);
+                }
+            }
+        }
+        Ok(false)
+    }
+
     pub(super) fn check_table(&mut self) -> Res<()> {
         let off = self.geo.system_offset(system::ITABLE);
         let copy_off = self.geo.itable_copy_offset();
@@ -163,17 +186,21 @@ impl Checker<'_, '_> {
             best = Some((table, scan));
         }
         let mut restored = None;
-        if !whole {
-            if let Slot::Inode(inode) = &copy {
-                let (table, scan, sound) = self.table_runs(inode)?;
-                if sound || best.is_none() {
-                    whole = sound;
-                    best = Some((table, scan));
-                    restored = Some(inode.clone());
-                }
+        let mut newer = false;
+        if let Slot::Inode(inode) = &copy {
+            let (table, scan, sound) = self.table_runs(inode)?;
+            newer = match &best {
+                Some((older, _)) if whole && sound => self.has_grown(older, &table)?,
+                _ => false,
+            };
+            if newer || (!whole && (sound || best.is_none())) {
+                whole = sound;
+                best = Some((table, scan));
+                restored = Some(inode.clone());
             }
         }
         let why = |slot: &Slot| match slot {
+            Slot::Inode(_) if newer => "maps the table as it was before it grew",
             Slot::Inode(_) => "does not map the table whole",
             Slot::Zero => "zeros",
             Slot::Bad(why) => why,
