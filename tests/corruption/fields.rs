@@ -2,7 +2,7 @@
 //! Every field of every structure, damaged in every way, with checksums mended and without.
 //!
 //! `RPRAMFS_SEED` is the number of the first image, `RPRAMFS_IMAGES` how many follow; `RPRAMFS_FULL=1`
-//! makes them a million. A run ends with the number to go on from.
+//! makes them a million, `RPRAMFS_VERBOSE=1` names those after whose repair something is lost. A run ends with the number to go on from.
 
 use super::images;
 use fs_core::Region;
@@ -140,7 +140,14 @@ fn ordeal(i: u64, done: &Done<'_>, scratch: &Scratch, cost: u64, bad: &mut Vec<S
     match quietly(|| repaired(&metered, &TestHost::new(4), i % 4 == 0)) {
         Err(panic) => fail(&mut sums, "repair", panic),
         Ok(Ok(Repaired::Refused)) => {}
-        Ok(Ok(Repaired::Tree(tree))) => sums.saved = done.saved(&tree),
+        Ok(Ok(Repaired::Tree(tree))) => {
+            sums.saved = done.saved(&tree);
+            let s = sums.saved;
+            let lost = (s.names_recoverable - s.names, s.bytes_recoverable - s.bytes);
+            if lost != (0, 0) && std::env::var_os("RPRAMFS_VERBOSE").is_some() {
+                println!("image {i}: {done}: {} names, {} bytes lost", lost.0, lost.1);
+            }
+        }
         Ok(Err(e)) => fail(&mut sums, "repair", e.to_string()),
     }
     hung |= metered.exceeded();

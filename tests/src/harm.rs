@@ -302,7 +302,8 @@ impl Done<'_> {
     /// Only errors may be told of what is concerned: a checksum fails, and nothing else is known.
     #[must_use]
     pub fn is_plain(&self) -> bool {
-        !self.passes() && !(self.specimen.unstaged.is_some() && self.is_of_journal())
+        let not_replayed = self.specimen.unstaged.is_some() && self.is_of_journal();
+        !self.passes() && !not_replayed
     }
 
     fn is_of_journal(&self) -> bool {
@@ -423,7 +424,7 @@ impl Done<'_> {
                         let lost = |&(i, from, to): &(Ino, u64, u64)| {
                             i == *ino && (from..to).contains(page)
                         };
-                        if alone.pages.iter().any(|p| lost(p)) {
+                        if alone.pages.iter().any(lost) {
                             continue;
                         }
                         let len = node.size.saturating_sub(page * 4096).min(4096);
