@@ -255,7 +255,7 @@ impl Checker<'_, '_> {
             }
         } else if inode.format == body::TREE {
             let mut visit = Visit::Claim(&mut self.claims);
-            let scan = tree::walk(
+            let mut scan = tree::walk(
                 &self.store,
                 &self.geo,
                 &inode,
@@ -263,6 +263,15 @@ impl Checker<'_, '_> {
                 &mut visit,
                 &mut |_| {},
             )?;
+            // Nodes that look sound, and too little in them: one may have forgotten a child.
+            if inode.depth > 1 && scan.fault_count == 0 && scan.entries < inode.tree_records() {
+                let what = format!(
+                    "its tree should have {} entries and has {}",
+                    inode.tree_records(),
+                    scan.entries
+                );
+                scan.lose(inode.offset, what);
+            }
             info.nodes = scan.nodes.len() as u64;
             info.pages = info.nodes;
             if scan.fault_count > 0 {

@@ -59,7 +59,7 @@ impl Scan {
     }
 
     /// A subtree is out of reach.
-    fn lose(&mut self, offset: u64, what: impl Into<String>) {
+    pub(super) fn lose(&mut self, offset: u64, what: impl Into<String>) {
         self.lost = true;
         self.fault(offset, what);
     }
@@ -180,6 +180,8 @@ pub fn walk(
             scan.fault(off, "one bit flipped");
         }
         if node.count == 0 {
+            // Of an inner node, that is: its children are out of reach.
+            scan.lost |= node.level > 0;
             scan.fault(off, "has no entries");
         }
         for sector in 1..16u64 {
