@@ -331,7 +331,8 @@ impl Checker<'_, '_> {
                 if taken.contains(&page) {
                     continue;
                 }
-                if could_be_table(file_page, self.store.page(page)?.as_slice()) {
+                // Without a first page there is no table: the one that was named is made anew.
+                if file_page == 0 || could_be_table(file_page, self.store.page(page)?.as_slice()) {
                     pages.entry(file_page).or_insert(page);
                 } else {
                     foreign = true;
