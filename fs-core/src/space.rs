@@ -20,6 +20,9 @@ pub(crate) const MAX_CHUNKS: u64 = 64;
 pub(crate) const MAX_FREE: u64 = MAX_CHUNKS * CHUNK_PAGES;
 /// Chunks of a class that are looked into for a run of the wanted length.
 const TRIES: u32 = 8;
+/// The same for a run that must have its length (a large attribute), when no whole chunk is free. It
+/// has to end: locks are held, and regions are large. 8 GiB are looked through.
+const TRIES_FOR_RUN: u32 = 4096;
 
 /// What is asked of the allocator.
 #[derive(Clone, Copy, Debug, Default)]
@@ -476,7 +479,7 @@ impl<R: Region, H: Host> Tx<'_, R, H> {
         let ready = self.fs.groups_ready.load(Ordering::Acquire);
         let home = self.home_group();
         let mut tries = if short && want.least > 1 {
-            u32::MAX
+            TRIES_FOR_RUN
         } else {
             TRIES
         };
