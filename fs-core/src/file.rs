@@ -529,9 +529,9 @@ impl<R: Region, H: Host> Fs<R, H> {
 
     /// Allocates the holes of a range as unwritten pages.
     fn allocate(&self, ino: Ino, lo: u64, hi: u64) -> Result<()> {
+        let mut i = Inode::NONE;
         let mut page = lo;
         while page < hi {
-            let mut i = Inode::NONE;
             self.file(self, ino, &mut i)?;
             match self.piece(&i, page)? {
                 Piece::Mapped(e) => page += e.len,
@@ -556,9 +556,9 @@ impl<R: Region, H: Host> Fs<R, H> {
 
     /// Makes the written pages of a range unwritten.
     fn make_unwritten(&self, ino: Ino, lo: u64, hi: u64) -> Result<()> {
+        let mut i = Inode::NONE;
         let mut page = lo;
         while page < hi {
-            let mut i = Inode::NONE;
             self.file(self, ino, &mut i)?;
             match self.piece(&i, page)? {
                 Piece::Mapped(e) => {
@@ -625,7 +625,6 @@ impl<R: Region, H: Host> Fs<R, H> {
         let mut done = 0;
         while done < len {
             // The source changes too when it is the same file.
-            let mut source = Inode::NONE;
             self.file(self, from, &mut source)?;
             let at = from_at + done;
             let page = at / PAGE;

@@ -195,15 +195,6 @@ impl<R: Region, H: Host> Fs<R, H> {
         self.damaged.load(Ordering::Relaxed)
     }
 
-    /// Waits until file data that was stored is in the memory for good (see [`Region::persist`]);
-    /// metadata is before an operation returns.
-    ///
-    /// # Errors
-    /// Those of the region.
-    pub fn sync(&self) -> Result<()> {
-        self.region.persist()
-    }
-
     /// Gives the mount marker back. There is nothing else to do.
     ///
     /// # Errors

@@ -21,6 +21,8 @@ const CACHE_PAGE_BITS: u32 = 42;
 /// Fewest and most pages by which the inode table grows.
 const GROW_MIN: u64 = 4;
 const GROW_MAX: u64 = 64;
+/// Most free inodes that move from one shard to another at once.
+const STEAL: u64 = 16;
 
 /// An inode's sector, in ordinary memory.
 #[derive(Clone)]
@@ -312,9 +314,8 @@ impl<R: Region, H: Host> Fs<R, H> {
         }
         for s in 0..self.geo.shards {
             let id = lock::SHARDS + s as usize;
-            let off = self.geo.shard_offset(s);
             self.host.lock(id);
-            let read = self.sector(self, off, SHARD_MAGIC, "inode shard: bad magic", &mut b);
+            let read = self.shard(self, s, &mut b);
             self.host.unlock(id);
             read?;
             if (get64(&b, shard::NEXT)..get64(&b, shard::END)).contains(&ino) {
@@ -322,6 +323,21 @@ impl<R: Region, H: Host> Fs<R, H> {
             }
         }
         Ok(true)
+    }
+
+    /// Reads an inode shard. The caller has its lock.
+    fn shard<V: View<R, H>>(
+        &self,
+        view: &V,
+        index: u64,
+        s: &mut [u8; SECTOR as usize],
+    ) -> Result<()> {
+        let off = self.geo.shard_offset(index);
+        self.sector(view, off, SHARD_MAGIC, "inode shard: bad magic", s)?;
+        if get64(s, shard::INDEX) != index {
+            return Err(Error::corrupt(off, "inode shard: wrong index"));
+        }
+        Ok(())
     }
 
     /// Reads an inode that is in use.
@@ -373,7 +389,7 @@ impl<R: Region, H: Host> Tx<'_, R, H> {
         let own = self.slot % shards;
         self.lock(lock::SHARDS + own as usize)?;
         let mut s = [0; SECTOR as usize];
-        self.shard(own, &mut s)?;
+        fs.shard(self, own, &mut s)?;
         if get64(&s, shard::FREE_HEAD) == 0 && get64(&s, shard::NEXT) >= get64(&s, shard::END) {
             // Another shard's freed inodes come before growth: the table never shrinks.
             for k in 1..shards {
@@ -381,13 +397,14 @@ impl<R: Region, H: Host> Tx<'_, R, H> {
                 let off = fs.geo.shard_offset(other);
                 if fs.region.load(off + shard::FREE_HEAD as u64)? != 0 {
                     self.lock(lock::SHARDS + other as usize)?;
-                    self.shard(other, &mut s)?;
+                    fs.shard(self, other, &mut s)?;
                     if get64(&s, shard::FREE_HEAD) != 0 {
-                        return self.pop_inode(other, &mut s, i);
+                        self.steal_inodes(other, &mut s)?;
+                        return self.pop_inode(own, &mut s, i);
                     }
                 }
             }
-            self.shard(own, &mut s)?;
+            fs.shard(self, own, &mut s)?;
             let before = self.taken;
             match self.take_inodes() {
                 Ok(first) => {
@@ -400,7 +417,7 @@ impl<R: Region, H: Host> Tx<'_, R, H> {
                     for k in 1..shards {
                         let other = (own + k) % shards;
                         self.lock(lock::SHARDS + other as usize)?;
-                        self.shard(other, &mut s)?;
+                        fs.shard(self, other, &mut s)?;
                         if get64(&s, shard::NEXT) < get64(&s, shard::END) {
                             return self.next_inode(other, &mut s, i);
                         }
@@ -439,16 +456,6 @@ impl<R: Region, H: Host> Tx<'_, R, H> {
         Ok(())
     }
 
-    fn shard(&self, index: u64, s: &mut [u8; SECTOR as usize]) -> Result<()> {
-        let off = self.fs.geo.shard_offset(index);
-        self.fs
-            .sector(self, off, SHARD_MAGIC, "inode shard: bad magic", s)?;
-        if get64(s, shard::INDEX) != index {
-            return Err(Error::corrupt(off, "inode shard: wrong index"));
-        }
-        Ok(())
-    }
-
     /// Offset of an inode by the table as this transaction sees it.
     fn table_offset(&self, ino: Ino) -> Result<u64> {
         if self.holds(lock::ITABLE) {
@@ -467,20 +474,8 @@ impl<R: Region, H: Host> Tx<'_, R, H> {
     ) -> TxResult<()> {
         let shard_off = self.fs.geo.shard_offset(index);
         let ino = get64(s, shard::FREE_HEAD);
-        let off = match self.table_offset(ino) {
-            Ok(off) => off,
-            Err(Error::Stale) => {
-                return Err(
-                    Error::corrupt(shard_off, "inode shard: free inode out of bounds").into(),
-                )
-            }
-            Err(e) => return Err(e.into()),
-        };
-        self.fs
-            .sector(self, off, INODE_MAGIC, "free inode: bad magic", &mut i.b)?;
-        if i.ino() != ino || i.has(iflag::IN_USE) {
-            return Err(Error::corrupt(off, "free inode: wrong number or in use").into());
-        }
+        self.free_inode_at(shard_off, ino, i)?;
+        let off = i.off;
         let generation = i.generation().wrapping_add(1) & 0x7fff_ffff;
         put64(s, shard::FREE_HEAD, i.link());
         let count = get64(s, shard::FREE_COUNT);
@@ -490,6 +485,56 @@ impl<R: Region, H: Host> Tx<'_, R, H> {
         i.set_generation(generation);
         i.set_flags(iflag::IN_USE);
         self.inodes += 1;
+        Ok(())
+    }
+
+    /// Moves free inodes of another shard, `s`, to the empty list of our own, several at once: who
+    /// creates in one shard what was deleted in another would take turns with everybody else there.
+    /// Leaves our own shard in `s`.
+    #[inline(never)]
+    fn steal_inodes(&mut self, other: u64, s: &mut [u8; SECTOR as usize]) -> TxResult<()> {
+        let fs = self.fs;
+        let from = fs.geo.shard_offset(other);
+        let first = get64(s, shard::FREE_HEAD);
+        let mut last = Inode::NONE;
+        let mut next = first;
+        let mut moved = 0;
+        while next != 0 && moved < STEAL {
+            self.free_inode_at(from, next, &mut last)?;
+            next = last.link();
+            moved += 1;
+            if next == first {
+                return Err(Error::corrupt(from, "inode shard: free list is a circle").into());
+            }
+        }
+        put64(s, shard::FREE_HEAD, next);
+        let count = get64(s, shard::FREE_COUNT);
+        put64(s, shard::FREE_COUNT, count.saturating_sub(moved));
+        self.poke(from, s, kind::PLAIN)?;
+        last.set_link(0);
+        self.put_inode(&last)?;
+        let own = self.slot % fs.geo.shards;
+        fs.shard(self, own, s)?;
+        put64(s, shard::FREE_HEAD, first);
+        put64(s, shard::FREE_COUNT, moved);
+        Ok(())
+    }
+
+    /// Reads a free inode that a shard at `shard_off` names.
+    fn free_inode_at(&self, shard_off: u64, ino: Ino, i: &mut Inode) -> Result<()> {
+        let off = match self.table_offset(ino) {
+            Err(Error::Stale) => Err(Error::corrupt(
+                shard_off,
+                "inode shard: free inode out of bounds",
+            )),
+            other => other,
+        }?;
+        self.fs
+            .sector(self, off, INODE_MAGIC, "free inode: bad magic", &mut i.b)?;
+        if i.ino() != ino || i.has(iflag::IN_USE) {
+            return Err(Error::corrupt(off, "free inode: wrong number or in use"));
+        }
+        i.off = off;
         Ok(())
     }
 
@@ -503,7 +548,7 @@ impl<R: Region, H: Host> Tx<'_, R, H> {
         let index = self.slot % self.fs.geo.shards;
         self.lock(lock::SHARDS + index as usize)?;
         let mut s = [0; SECTOR as usize];
-        self.shard(index, &mut s)?;
+        self.fs.shard(self, index, &mut s)?;
         let mut f = Inode::new(i.off, i.ino());
         f.set_generation(i.generation());
         f.set_link(get64(&s, shard::FREE_HEAD));

@@ -92,7 +92,6 @@ impl<R: Region, H: Host> Fs<R, H> {
         if i.has_intent() {
             self.finish_intent(ino)?;
         }
-        let mut i = Inode::NONE;
         self.sealable(ino, &mut i)?;
         let now = self.host.now();
         // Until the file names it, the seal is pending: a crash leaves it to be reclaimed.
