@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0 OR GPL-2.0
 //! Sequences of length 1: each operation with the choices of arguments that matter.
 
+use fs_core::layout::INODES_PER_PAGE;
 use fs_core::{Error, Fallocate, RenameMode, SetAttr, S_IFCHR, S_IFIFO};
 use rpramfs_tests::crash::{resolve, run, Act, Case, Effort, World};
 use rpramfs_tests::fixture::{format, mount};
-use rpramfs_tests::host::TestHost;
+use rpramfs_tests::host::{set_cpu, TestHost};
 use rpramfs_tests::mem::MemRegion;
 use rpramfs_tests::script::*;
 
@@ -33,6 +34,21 @@ fn base(w: &World<'_>) -> R0 {
 
 fn name(i: usize, len: usize) -> String {
     format!("{i:0len$}")
+}
+
+/// Inodes to be had only from the list of another CPU, more than are moved at once.
+fn freed_elsewhere(w: &World<'_>) -> R0 {
+    const FREED: usize = 20;
+    // Our own CPU has a page of inodes that were never used: they go first.
+    for i in 0.. {
+        if touch(w, &name(i, 4))? % INODES_PER_PAGE == INODES_PER_PAGE - 1 && i >= FREED {
+            break;
+        }
+    }
+    set_cpu(1);
+    let freed = (0..FREED).try_for_each(|i| remove(w, &name(i, 4)));
+    set_cpu(0);
+    freed
 }
 
 fn crowd(w: &World<'_>, dir: &str, n: usize, len: usize) -> R0 {
@@ -107,6 +123,14 @@ fn names() -> Vec<Case> {
             },
             |w| mkdir(w, "d/new").map(drop),
         ),
+        Case {
+            bytes: 16 * MIB,
+            ..Case::new(
+                "create from inodes that were freed on another CPU",
+                freed_elsewhere,
+                |w| touch(w, "new").map(drop),
+            )
+        },
         Case::new("mkdir", base, |w| mkdir(w, "d/new").map(drop)),
         Case::new("mknod device", base, |w| {
             mknod(w, "d/new", S_IFCHR | 0o600).map(drop)
