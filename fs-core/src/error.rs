@@ -43,6 +43,8 @@ pub enum Error {
     NotPermitted,
     /// The mount is read-only, or became so after corruption was found (EROFS).
     ReadOnly,
+    /// The caller's own memory cannot be read or written (EFAULT).
+    Fault,
     /// The region is mounted by somebody else (EBUSY).
     Busy,
     /// No such extended attribute, or no data past the offset (ENODATA / ENXIO).
@@ -94,6 +96,7 @@ impl Error {
             Error::Invalid | Error::NotOurs | Error::TooSmall => 22,
             Error::NotPermitted => 1,
             Error::ReadOnly => 30,
+            Error::Fault => 14,
             Error::Busy => 16,
             Error::NoData => 61,
             Error::PastEnd => 6,
@@ -121,6 +124,7 @@ impl fmt::Display for Error {
             Error::Invalid => f.write_str("invalid argument"),
             Error::NotPermitted => f.write_str("operation not permitted"),
             Error::ReadOnly => f.write_str("read-only filesystem"),
+            Error::Fault => f.write_str("bad address"),
             Error::Busy => f.write_str("the region is in use"),
             Error::NoData => f.write_str("no such attribute"),
             Error::PastEnd => f.write_str("offset past the end of the file"),

@@ -13,7 +13,7 @@ use crate::journal::{Need, Tx, TxResult, View};
 use crate::layout::{iflag, CHUNK_PAGES, MAX_PAGES, PAGE};
 use crate::region::Region;
 use crate::space::{offset, Want};
-use crate::types::{Extent, Fallocate, Ino, Seek, FILE_SIZE_MAX};
+use crate::types::{Extent, Fallocate, Ino, Seek, Written, FILE_SIZE_MAX};
 use core::ops::Range;
 
 /// A write of at most so many pages into a hole is one transaction, bytes included.
@@ -91,7 +91,9 @@ fn fill_hole<R: Region, H: Host>(
 }
 
 /// Copies `len` bytes that begin at position `pos` of a source to an offset of the region.
-type Fill<'f> = dyn Fn(u64, u64, u64) -> Result<()> + 'f;
+pub(crate) type Fill<'f> = dyn Fn(u64, u64, u64) -> Result<()> + 'f;
+/// Takes `len` bytes from an offset of the region, or so many zeros.
+pub(crate) type Take<'t> = dyn FnMut(Option<u64>, u64) -> Result<()> + 't;
 
 impl<R: Region, H: Host> Fs<R, H> {
     /// A regular file.
@@ -162,12 +164,37 @@ impl<R: Region, H: Host> Fs<R, H> {
     }
 
     pub(crate) fn do_read(&self, ino: Ino, at: u64, buf: &mut [u8]) -> Result<usize> {
+        let len = buf.len() as u64;
+        let mut rest = buf;
+        let read = self.do_read_with(ino, at, len, &mut |from, n| {
+            let (head, tail) = core::mem::take(&mut rest)
+                .split_at_mut_checked(n as usize)
+                .ok_or(Error::Invalid)?;
+            rest = tail;
+            match from {
+                Some(from) => self.region.read(from, head),
+                None => {
+                    head.fill(0);
+                    Ok(())
+                }
+            }
+        });
+        read.map(|n| n as usize)
+    }
+
+    pub(crate) fn do_read_with(
+        &self,
+        ino: Ino,
+        at: u64,
+        len: u64,
+        take: &mut Take<'_>,
+    ) -> Result<u64> {
         let mut i = Inode::NONE;
         self.file(self, ino, &mut i)?;
-        let len = i.size().saturating_sub(at).min(buf.len() as u64) as usize;
-        let mut rest = buf.get_mut(..len).unwrap_or_default();
-        let mut at = at;
-        while !rest.is_empty() {
+        let len = i.size().saturating_sub(at).min(len);
+        let mut done = 0;
+        while done < len {
+            let at = at + done;
             let page = at / PAGE;
             let (end, from) = match self.piece(&i, page)? {
                 Piece::Mapped(e) => (
@@ -176,14 +203,9 @@ impl<R: Region, H: Host> Fs<R, H> {
                 ),
                 Piece::Hole(end) => (end.saturating_mul(PAGE), None),
             };
-            let n = (end - at).min(rest.len() as u64) as usize;
-            let (head, tail) = rest.split_at_mut(n);
-            match from {
-                Some(from) => self.region.read(from, head)?,
-                None => head.fill(0),
-            }
-            rest = tail;
-            at += n as u64;
+            let n = (end - at).min(len - done);
+            take(from, n)?;
+            done += n;
         }
         Ok(len)
     }
@@ -215,7 +237,7 @@ impl<R: Region, H: Host> Fs<R, H> {
 
     /// Records that data changed, and that the file reaches to `end` at least. `i` is the inode as it
     /// is now.
-    fn touch(&self, i: &Inode, end: u64) -> Result<()> {
+    fn touch(&self, i: &mut Inode, end: u64) -> Result<()> {
         let now = self.host.now();
         if i.size() >= end && i.mtime() == now && i.ctime() == now {
             return Ok(());
@@ -227,56 +249,117 @@ impl<R: Region, H: Host> Fs<R, H> {
             self.inode(tx, ino, &mut i)?;
             dirty(&mut i, now, end);
             Ok(tx.put_inode(&i)?)
-        })
+        })?;
+        dirty(i, now, end);
+        Ok(())
     }
 
     pub(crate) fn do_write(&self, ino: Ino, at: u64, data: &[u8]) -> Result<usize> {
-        self.write_from(ino, at, data.len() as u64, &|to, pos, n| {
+        let fill: &Fill<'_> = &|to, pos, n| {
             let bytes = data
                 .get(pos as usize..(pos + n) as usize)
                 .ok_or(Error::Invalid)?;
             self.region.write(to, bytes)
-        })
-        .map(|n| n as usize)
+        };
+        let mut i = Inode::NONE;
+        let (n, _) = self.write_from(&mut i, ino, at, data.len() as u64, fill)?;
+        Ok(n as usize)
     }
 
-    /// Writes `len` bytes from `at` on. Short when space runs out in the middle.
-    fn write_from(&self, ino: Ino, at: u64, len: u64, fill: &Fill<'_>) -> Result<u64> {
+    pub(crate) fn do_write_with(
+        &self,
+        ino: Ino,
+        at: u64,
+        len: u64,
+        fill: &Fill<'_>,
+    ) -> Result<Written> {
         let mut i = Inode::NONE;
-        self.writable(ino, &mut i)?;
+        let (bytes, mapped) = self.write_from(&mut i, ino, at, len, fill)?;
+        Ok(Written {
+            bytes,
+            mapped,
+            attr: i.attr(),
+        })
+    }
+
+    /// Writes `len` bytes from `at` on, and leaves the inode in `i`. Short when space or the source
+    /// ends in the middle. Says too whether pages became data.
+    fn write_from(
+        &self,
+        i: &mut Inode,
+        ino: Ino,
+        at: u64,
+        len: u64,
+        fill: &Fill<'_>,
+    ) -> Result<(u64, bool)> {
+        self.writable(ino, i)?;
         if len == 0 {
-            return Ok(0);
+            return Ok((0, false));
         }
         let end = match at.checked_add(len) {
             Some(end) if end <= FILE_SIZE_MAX => end,
             _ => return Err(Error::FileTooBig),
         };
         if at > i.size() {
-            self.zero_tail(&i)?;
+            self.zero_tail(i)?;
         }
         let mut done = 0;
+        let mut mapped = false;
         let mut reserved = 0..0;
         while done < len {
-            match self.write_piece(&i, at + done, end, done, fill, &mut reserved) {
+            match self.write_piece(i, at + done, end, done, fill, &mut reserved) {
                 Ok((n, changed)) => {
                     done += n;
                     if changed {
-                        self.file(self, ino, &mut i)?;
+                        mapped = true;
+                        self.file(self, ino, i)?;
                     }
                 }
                 Err(e) => {
                     // Pages taken for what cannot be written after all are not kept.
                     self.unreserve(ino, reserved)?;
-                    if e == Error::NoSpace && done > 0 {
-                        self.file(self, ino, &mut i)?;
+                    if matches!(e, Error::NoSpace | Error::Fault) && done > 0 {
+                        self.file(self, ino, i)?;
                         break;
                     }
                     return Err(e);
                 }
             }
         }
-        self.touch(&i, at + done)?;
-        Ok(done)
+        self.touch(i, at + done)?;
+        Ok((done, mapped))
+    }
+
+    /// The extent at a page of the file, made data where it is not: zeros. See [`Fs::map_written`].
+    pub(crate) fn do_map_written(&self, ino: Ino, page: u64, pages: u64) -> Result<Extent> {
+        let mut i = Inode::NONE;
+        self.writable(ino, &mut i)?;
+        let mut reserved = 0..0;
+        loop {
+            let e = match self.piece(&i, page)? {
+                Piece::Mapped(e) if !e.unwritten => return Ok(e),
+                _ => {
+                    let at = page.checked_mul(PAGE).ok_or(Error::FileTooBig)?;
+                    let end = at.saturating_add(pages.saturating_mul(PAGE)).min(i.size());
+                    if at >= end {
+                        return Err(Error::PastEnd);
+                    }
+                    self.write_piece(
+                        &i,
+                        at,
+                        end,
+                        0,
+                        &|to, _, n| self.region.zero(to, n),
+                        &mut reserved,
+                    )
+                }
+            };
+            if let Err(e) = e {
+                self.unreserve(ino, reserved)?;
+                return Err(e);
+            }
+            self.file(self, ino, &mut i)?;
+        }
     }
 
     /// Gives back unwritten pages that a write allocated and did not fill.
@@ -377,11 +460,17 @@ impl<R: Region, H: Host> Fs<R, H> {
         self.region.zero(base + skip + n, pages * PAGE - skip - n)
     }
 
-    pub(crate) fn do_overwrite(&self, ino: Ino, at: u64, data: &[u8]) -> Result<bool> {
+    pub(crate) fn do_overwrite(
+        &self,
+        ino: Ino,
+        at: u64,
+        len: u64,
+        fill: &Fill<'_>,
+    ) -> Result<bool> {
         let mut i = Inode::NONE;
         self.file(self, ino, &mut i)?;
         let now = self.host.now();
-        let end = match at.checked_add(data.len() as u64) {
+        let end = match at.checked_add(len) {
             Some(end) if end <= i.size() => end,
             _ => return Ok(false),
         };
@@ -401,18 +490,16 @@ impl<R: Region, H: Host> Fs<R, H> {
                 _ => return Ok(false),
             }
         }
-        let mut rest = data;
-        let mut at = at;
-        while !rest.is_empty() {
+        let mut done = 0;
+        while done < len {
+            let at = at + done;
             let page = at / PAGE;
             let Piece::Mapped(e) = self.piece(&i, page)? else {
                 return Err(Error::Stale);
             };
-            let n = ((page + e.len) * PAGE - at).min(rest.len() as u64) as usize;
-            let (head, tail) = rest.split_at(n);
-            self.region.write(offset(e.page) + at % PAGE, head)?;
-            rest = tail;
-            at += n as u64;
+            let n = ((page + e.len) * PAGE - at).min(len - done);
+            fill(offset(e.page) + at % PAGE, done, n)?;
+            done += n;
         }
         Ok(true)
     }
@@ -491,7 +578,7 @@ impl<R: Region, H: Host> Fs<R, H> {
         if end > i.size() {
             self.zero_tail(&i)?;
         }
-        self.touch(&i, end)
+        self.touch(&mut i, end)
     }
 
     /// Zeros the parts of pages at both ends of a range; returns the whole pages between them.
@@ -636,11 +723,9 @@ impl<R: Region, H: Host> Fs<R, H> {
                         n
                     } else {
                         let base = offset(e.page) + at % PAGE;
-                        let copied = self.write_from(to, to_at + done, n, &|dst, pos, n| {
-                            self.region.copy(base + pos, dst, n)
-                        });
-                        match copied {
-                            Ok(n) => n,
+                        let copy: &Fill<'_> = &|dst, pos, n| self.region.copy(base + pos, dst, n);
+                        match self.write_from(&mut i, to, to_at + done, n, copy) {
+                            Ok((n, _)) => n,
                             Err(Error::NoSpace) if done > 0 => return Ok(done),
                             Err(e) => return Err(e),
                         }
@@ -668,7 +753,7 @@ impl<R: Region, H: Host> Fs<R, H> {
             self.zero_tail(&i)?;
         }
         self.zero_bytes(&i, at, at + len)?;
-        self.touch(&i, at + len)
+        self.touch(&mut i, at + len)
     }
 }
 

@@ -13,7 +13,7 @@ use crate::space;
 use crate::superblock::{probe, SuperInfo};
 use crate::types::{
     Attr, Dirent, Extent, Fallocate, Ino, NewInode, Owner, RenameMode, Seek, SetAttr, StatFs,
-    Stats, Unlinked, XattrMode, S_IFMT,
+    Stats, Unlinked, Written, XattrMode, S_IFMT,
 };
 use core::fmt;
 use core::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
@@ -531,7 +531,73 @@ impl<R: Region, H: Host> Fs<R, H> {
     /// `IsDirectory`, `Invalid`, `Stale`.
     #[inline]
     pub fn overwrite(&self, ino: Ino, offset: u64, data: &[u8]) -> Result<bool> {
-        self.noted(self.do_overwrite(ino, offset, data))
+        self.overwrite_with(ino, offset, data.len() as u64, &|to, pos, n| {
+            let bytes = data
+                .get(pos as usize..(pos + n) as usize)
+                .ok_or(Error::Invalid)?;
+            self.region.write(to, bytes)
+        })
+    }
+
+    /// As [`Fs::overwrite`]; `fill` as for [`Fs::write_with`], but a word of the old or of the new may
+    /// be anywhere when it fails.
+    ///
+    /// # Errors
+    /// As [`Fs::overwrite`], and those of `fill`.
+    #[inline]
+    pub fn overwrite_with(
+        &self,
+        ino: Ino,
+        offset: u64,
+        len: u64,
+        fill: &dyn Fn(u64, u64, u64) -> Result<()>,
+    ) -> Result<bool> {
+        self.noted(self.do_overwrite(ino, offset, len, fill))
+    }
+
+    /// As [`Fs::read`], for who copies himself: `take(from, n)` is called for one run after the other,
+    /// `n` bytes at the region's offset `from`, or `n` zeros where there is none.
+    ///
+    /// # Errors
+    /// As [`Fs::read`], and those of `take`.
+    #[inline]
+    pub fn read_with(
+        &self,
+        ino: Ino,
+        offset: u64,
+        len: u64,
+        take: &mut dyn FnMut(Option<u64>, u64) -> Result<()>,
+    ) -> Result<u64> {
+        self.noted(self.do_read_with(ino, offset, len, take))
+    }
+
+    /// As [`Fs::write`], for who copies himself: `fill(to, pos, n)` is called for one run after the
+    /// other, to store `n` bytes, those at `pos` of what is written, at the region's offset `to`. It
+    /// may be called again for the same bytes, and holds locks of the core: it must not wait for
+    /// anything that could wait for us. Where it answers `Fault` the write ends before that run.
+    /// Locks: `ino` exclusive.
+    ///
+    /// # Errors
+    /// As [`Fs::write`], and those of `fill` if nothing was written before.
+    #[inline]
+    pub fn write_with(
+        &self,
+        ino: Ino,
+        offset: u64,
+        len: u64,
+        fill: &dyn Fn(u64, u64, u64) -> Result<()>,
+    ) -> Result<Written> {
+        self.noted(self.do_write_with(ino, offset, len, fill))
+    }
+
+    /// The run of written pages that covers `file_page`, for a mapping that will be written through:
+    /// what is a hole or unwritten becomes pages of zeros first, as far as `pages` and the size reach.
+    /// Locks: `ino` exclusive.
+    ///
+    /// # Errors
+    /// `PastEnd` (no byte of the page is in the file), else as [`Fs::write`].
+    pub fn map_written(&self, ino: Ino, file_page: u64, pages: u64) -> Result<Extent> {
+        self.noted(self.do_map_written(ino, file_page, pages))
     }
 
     /// Sets atime, if `time` is later. Locks: `ino` exclusive.

@@ -197,6 +197,17 @@ pub struct Extent {
     pub unwritten: bool,
 }
 
+/// What a write did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Written {
+    /// Bytes written, fewer than asked where space or the caller's memory ended.
+    pub bytes: u64,
+    /// Holes or unwritten pages became data: whoever remembers that they read as zeros must forget it.
+    pub mapped: bool,
+    /// The file's attributes now.
+    pub attr: Attr,
+}
+
 /// Figures for `statfs`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StatFs {
