@@ -11,6 +11,7 @@ use fs_core::{
 use host::Volume;
 use rpramfs_tests::checker;
 use rpramfs_tests::crash::quietly;
+use rpramfs_tests::env;
 use rpramfs_tests::fixture::{audit, drain, empty, format, mount};
 use rpramfs_tests::host::{own_cpu, Rng, TestHost};
 use rpramfs_tests::mem::MemRegion;
@@ -20,10 +21,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 
 fn rounds(daily: u64) -> u64 {
-    std::env::var("RPRAMFS_ROUNDS")
-        .ok()
-        .and_then(|v| v.parse().ok())
-        .unwrap_or(daily)
+    env::number("RPRAMFS_ROUNDS", daily)
 }
 
 fn new(mode: u32) -> NewInode {

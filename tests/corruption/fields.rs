@@ -8,6 +8,7 @@ use super::images;
 use fs_core::Region;
 use rpramfs_tests::anatomy::{covers, Kind};
 use rpramfs_tests::crash::quietly;
+use rpramfs_tests::env;
 use rpramfs_tests::figures;
 use rpramfs_tests::harm::{Cases, Done, Saved};
 use rpramfs_tests::host::TestHost;
@@ -141,7 +142,7 @@ fn ordeal(i: u64, done: &Done<'_>, scratch: &Scratch, cost: u64, bad: &mut Vec<S
             sums.saved = done.saved(&tree);
             let s = sums.saved;
             let lost = (s.names_recoverable - s.names, s.bytes_recoverable - s.bytes);
-            if lost != (0, 0) && std::env::var_os("RPRAMFS_VERBOSE").is_some() {
+            if lost != (0, 0) && env::is_verbose() {
                 println!("image {i}: {done}: {} names, {} bytes lost", lost.0, lost.1);
             }
         }
@@ -287,10 +288,8 @@ fn corruption_every_field() {
     println!("accesses of a tour: {costs:?}");
     let cases = Cases::new(&all);
     let (kinds, classes) = cases.count();
-    let env = |name: &str| std::env::var(name).ok().and_then(|v| v.parse::<u64>().ok());
-    let full = std::env::var_os("RPRAMFS_FULL").is_some_and(|v| v != "0");
-    let first = env("RPRAMFS_SEED").unwrap_or(0);
-    let n = images(if full { 1_000_000 } else { 1500 });
+    let first = env::number("RPRAMFS_SEED", 0);
+    let n = images(if env::is_full() { 1_000_000 } else { 1500 });
     println!("{classes} kinds of fields and structures, {kinds} kinds of damage to them");
     let began = Instant::now();
     let table: Mutex<BTreeMap<_, Sums>> = Mutex::new(BTreeMap::new());
@@ -301,7 +300,7 @@ fn corruption_every_field() {
         let next = AtomicU64::new(from);
         let batch = Mutex::new(Sums::default());
         std::thread::scope(|scope| {
-            for _ in 0..std::thread::available_parallelism().map_or(2, usize::from) {
+            for _ in 0..env::threads() {
                 scope.spawn(|| {
                     let scratches: Vec<Scratch> =
                         all.iter().map(|s| Scratch::new(&s.image)).collect();

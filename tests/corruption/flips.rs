@@ -8,6 +8,7 @@ use fs_core::check::{owners, Image as Inspector};
 use fs_core::{Region, RenameMode};
 use rpramfs_tests::checker;
 use rpramfs_tests::crash::{quietly, resolve};
+use rpramfs_tests::env;
 use rpramfs_tests::figures;
 use rpramfs_tests::fixture::{drain, empty, format, mount};
 use rpramfs_tests::host::{Rng, TestHost};
@@ -172,7 +173,7 @@ fn judge(s: &Specimen, scratch: &Scratch) -> Result<bool, String> {
 
 /// Flips `some` bits of a specimen, or all.
 fn flip(s: &Specimen, some: u64) {
-    let all = std::env::var_os("RPRAMFS_FULL").is_some_and(|v| v != "0");
+    let all = env::is_full();
     let total = s.sectors.len() as u64 * 2048;
     // Half of a sample goes to the few sectors with a fixed place.
     let word = |at: u64| s.image.mem.load(at).expect("inside");
@@ -185,7 +186,7 @@ fn flip(s: &Specimen, some: u64) {
     // Structure: bits, those of them after whose repair the bytes are the same.
     let table: Mutex<BTreeMap<&str, [u64; 2]>> = Mutex::new(BTreeMap::new());
     std::thread::scope(|scope| {
-        for _ in 0..std::thread::available_parallelism().map_or(2, usize::from) {
+        for _ in 0..env::threads() {
             scope.spawn(|| {
                 let scratch = Scratch::new(&s.image);
                 scratch.reset(&s.image.mem);

@@ -10,6 +10,7 @@ mod flips;
 use fs_core::Region;
 use rpramfs_tests::anatomy::Anatomy;
 use rpramfs_tests::crash::quietly;
+use rpramfs_tests::env;
 use rpramfs_tests::figures;
 use rpramfs_tests::fixture::{format, mount};
 use rpramfs_tests::host::{Rng, TestHost};
@@ -150,10 +151,7 @@ enum Damage {
 }
 
 fn images(daily: u64) -> u64 {
-    std::env::var("RPRAMFS_IMAGES")
-        .ok()
-        .and_then(|v| v.parse().ok())
-        .unwrap_or(daily)
+    env::number("RPRAMFS_IMAGES", daily)
 }
 
 /// Damages one word of each image, with or without mended checksums.
@@ -166,7 +164,7 @@ fn damage(what: &str, daily: u64, mended: bool, repair: bool) {
     // inodes of which something is lost after repair.
     let table: Mutex<BTreeMap<&str, [u64; 6]>> = Mutex::new(BTreeMap::new());
     std::thread::scope(|scope| {
-        for _ in 0..std::thread::available_parallelism().map_or(2, usize::from) {
+        for _ in 0..env::threads() {
             scope.spawn(|| {
                 let scratch = Scratch::new(&s.image);
                 loop {
@@ -215,7 +213,7 @@ fn damage(what: &str, daily: u64, mended: bool, repair: bool) {
                             if !may_refuse(matches!(structure, "superblock" | "backup"), mended, &e) {
                                 bad.push(format!("mount: {e:?}"));
                             }
-                            if std::env::var_os("RPRAMFS_VERBOSE").is_some() {
+                            if env::is_verbose() {
                                 println!("{structure} at {off:#x} {damage:?}: not mounted: {e}");
                             }
                         }

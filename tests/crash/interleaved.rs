@@ -7,6 +7,7 @@ use rpramfs_tests::baton::interleave;
 use rpramfs_tests::crash::{
     apply, look, permits, quietly, resolve, Effort, Recording, Tally, Tape, World,
 };
+use rpramfs_tests::env::is_full;
 use rpramfs_tests::fixture::{format, mount};
 use rpramfs_tests::host::{Rng, TestHost};
 use rpramfs_tests::record::{Recorder, Scratch};
@@ -198,7 +199,7 @@ fn pair(a: Do, b: Do, one_in: u64, rng: &mut Rng, tally: &mut Tally) -> Result<(
 #[test]
 fn crash_two_at_once() {
     let effort = Effort::from_env();
-    let full = effort.empty_one_in == 1;
+    let full = is_full();
     let pairs: Vec<_> = OPERATIONS
         .iter()
         .flat_map(|a| OPERATIONS.iter().map(move |b| (a, b)))

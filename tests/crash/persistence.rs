@@ -8,6 +8,7 @@ use rpramfs_tests::crash::{
     apply, ends, look, permits, quietly, record, run_on_all, Allowed, Case, Effort, Recording,
     Tally,
 };
+use rpramfs_tests::env::is_full;
 use rpramfs_tests::fixture::{drain, mount};
 use rpramfs_tests::host::Rng;
 use rpramfs_tests::record::{Recorder, Scratch, Site};
@@ -169,7 +170,7 @@ fn lose_lines(
 #[test]
 fn crash_lost_cache_lines() {
     let effort = Effort::from_env();
-    let full = effort.empty_one_in == 1;
+    let full = is_full();
     let some = if full { 40 } else { 3 };
     let tally = run_on_all(&single::all(), effort.threads, |case| {
         lossy(case, some, None)

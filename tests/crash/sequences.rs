@@ -5,6 +5,7 @@
 use fs_core::Error;
 use rpramfs_tests::alphabet::{base, ALPHABET};
 use rpramfs_tests::crash::{run, Case, Effort};
+use rpramfs_tests::env::is_full;
 use rpramfs_tests::host::Rng;
 
 /// In a sequence an earlier operation may have made a later one impossible: that is fine, as long
@@ -33,7 +34,7 @@ fn mixed(earlier: &[&str], last: &str, loose: &[&'static str]) -> Vec<&'static s
 #[test]
 fn crash_pairs() {
     let mut effort = Effort::from_env();
-    let full = effort.empty_one_in == 1;
+    let full = is_full();
     if full {
         // Recovery at each of its stores is for single operations; a choice of them here.
         effort.orders.truncate(2);
@@ -67,7 +68,7 @@ fn crash_pairs() {
 #[test]
 fn crash_triples() {
     let mut effort = Effort::from_env();
-    let full = effort.empty_one_in == 1;
+    let full = is_full();
     effort.orders.truncate(1);
     effort.recovery_one_in = 32;
     effort.recovery_stops = 20;

@@ -10,13 +10,9 @@ mod directory;
 mod words;
 
 use checker::{Call, Model};
+use rpramfs_tests::env::number;
 use rpramfs_tests::host::{own_cpu, Rng};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-
-fn number(name: &str, daily: u64) -> u64 {
-    let value = std::env::var(name).ok();
-    value.and_then(|v| v.parse().ok()).unwrap_or(daily)
-}
 
 /// Histories of each test.
 fn rounds() -> u64 {

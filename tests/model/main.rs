@@ -7,6 +7,7 @@
 
 use proptest::prelude::*;
 use proptest::test_runner::{FileFailurePersistence, TestCaseError};
+use rpramfs_tests::env::number;
 use rpramfs_tests::host::Rng;
 use rpramfs_tests::mem::MemRegion;
 use rpramfs_tests::steps::{self, Lean, Run, Step};
@@ -29,13 +30,6 @@ fn sequence(steps: &[Step], lean: Lean, bytes: u64) -> Result<(), TestCaseError>
     steps::sequence(steps, lean, bytes).map_err(TestCaseError::fail)
 }
 
-fn number(var: &str, daily: u32) -> u32 {
-    std::env::var(var)
-        .ok()
-        .and_then(|v| v.parse().ok())
-        .unwrap_or(daily)
-}
-
 fn config(daily: u32) -> ProptestConfig {
     ProptestConfig {
         cases: number("RPRAMFS_CASES", daily),
@@ -48,8 +42,8 @@ fn config(daily: u32) -> ProptestConfig {
     }
 }
 
-fn most(daily: u32) -> usize {
-    number("RPRAMFS_STEPS", daily) as usize
+fn most(daily: usize) -> usize {
+    number("RPRAMFS_STEPS", daily)
 }
 
 proptest! {

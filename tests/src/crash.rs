@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0 OR GPL-2.0
 //! Crash replay: run an operation, stop after each of its stores, recover, look.
 
+use crate::env;
 use crate::figures;
 use crate::fixture::{audit, churn, drain, empty, format, mount, mount_as};
 use crate::host::{mix, Rng, TestHost};
@@ -125,7 +126,7 @@ impl Effort {
             recovery_one_in: 24,
             recovery_stops: 40,
             empty_one_in: 8,
-            threads: threads(),
+            threads: env::threads(),
         }
     }
 
@@ -143,23 +144,19 @@ impl Effort {
             recovery_one_in: 2,
             recovery_stops: usize::MAX,
             empty_one_in: 1,
-            threads: threads(),
+            threads: env::threads(),
         }
     }
 
     /// `RPRAMFS_FULL=1` asks for everything.
     #[must_use]
     pub fn from_env() -> Self {
-        if std::env::var_os("RPRAMFS_FULL").is_some_and(|v| v != "0") {
+        if env::is_full() {
             Effort::full()
         } else {
             Effort::quick()
         }
     }
-}
-
-fn threads() -> usize {
-    std::thread::available_parallelism().map_or(2, usize::from)
 }
 
 /// What came of it.
@@ -242,7 +239,7 @@ pub fn run_on_all(cases: &[Case], threads: usize, f: impl Fn(&Case) -> Tally + S
                     wrong: 1,
                     ..Tally::default()
                 });
-                if filter.is_some() || std::env::var_os("RPRAMFS_VERBOSE").is_some() {
+                if filter.is_some() || env::is_verbose() {
                     println!(
                         "{:60} {:7} stores {:8} states {:4} wrong {:6} ms",
                         case.name,

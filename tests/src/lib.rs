@@ -7,6 +7,7 @@ pub mod anatomy;
 pub mod baton;
 pub mod checker;
 pub mod crash;
+pub mod env;
 pub mod figures;
 pub mod fixture;
 pub mod forge;

@@ -3,6 +3,7 @@
 //! is called from, so a store can be lost, or made too early, without another build of the core.
 
 use crate::crash::{apply, ends, look, quietly, record_on, Case, Recording};
+use crate::env;
 use crate::host::Rng;
 use crate::record::{calls, Call, Log, Lost, Recorder, Scratch, Site, Store};
 use crate::tree::diff;
@@ -438,7 +439,7 @@ pub fn hunt(cases: &[Case], mutants: &BTreeMap<Mutant, Vec<usize>>, threads: usi
                 if noticed == shows.len() && matches!(mutant, Mutant::WrongSum(_)) {
                     continue;
                 }
-                if std::env::var_os("RPRAMFS_VERBOSE").is_some() {
+                if env::is_verbose() {
                     let how = found.as_deref().unwrap_or("ALIVE").lines().next();
                     println!(
                         "{mutant}: {} [{} cases]",

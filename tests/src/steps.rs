@@ -2,6 +2,7 @@
 //! Sequences of operations out of numbers, each answer and the whole tree compared with the model.
 
 use crate::checker;
+use crate::env;
 use crate::fixture::{audit, drain, empty, format, mount};
 use crate::host::TestHost;
 use crate::mem::MemRegion;
@@ -621,7 +622,7 @@ impl<'a> Run<'a> {
                 let before = self.fs().statfs();
                 let tight = before.available < wish(&op);
                 let got = run(self.fs(), &op);
-                if std::env::var_os("RPRAMFS_VERBOSE").is_some() {
+                if env::is_verbose() {
                     println!("{op:?} -> {got:?}");
                 }
                 let held = self.host.held();
