@@ -16,9 +16,8 @@ use rpramfs_tests::ordeal::{may_refuse, repaired, tour, Repaired};
 use rpramfs_tests::record::{Metered, Scratch};
 use rpramfs_tests::specimen::{specimens, Specimen};
 use rpramfs_tests::tree::{diff, Tree};
+use rpramfs_tests::workers;
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::Mutex;
 use std::time::Instant;
 
 /// Images between two lines of figures: what a run that is cut short has shown.
@@ -292,45 +291,38 @@ fn corruption_every_field() {
     let n = images(if env::is_full() { 1_000_000 } else { 1500 });
     println!("{classes} kinds of fields and structures, {kinds} kinds of damage to them");
     let began = Instant::now();
-    let table: Mutex<BTreeMap<_, Sums>> = Mutex::new(BTreeMap::new());
-    let failures = Mutex::new(Vec::new());
+    let mut table: BTreeMap<_, Sums> = BTreeMap::new();
+    let mut failures = Vec::new();
+    let image = |scratches: &[Scratch], i| {
+        let done = cases.pick(i)?;
+        let which = all
+            .iter()
+            .position(|s| std::ptr::eq(s, done.specimen))
+            .expect("one of them");
+        let mut bad = Vec::new();
+        let sums = ordeal(i, &done, &scratches[which], costs[which], &mut bad);
+        for b in &mut bad {
+            *b = format!("image {i}: {done}: {b}");
+        }
+        Some(((done.block.kind, done.mended), sums, bad))
+    };
     let mut from = first;
     while from < first + n {
         let to = (from + BATCH).min(first + n);
-        let next = AtomicU64::new(from);
-        let batch = Mutex::new(Sums::default());
-        std::thread::scope(|scope| {
-            for _ in 0..env::threads() {
-                scope.spawn(|| {
-                    let scratches: Vec<Scratch> =
-                        all.iter().map(|s| Scratch::new(&s.image)).collect();
-                    loop {
-                        let i = next.fetch_add(1, Ordering::Relaxed);
-                        if i >= to {
-                            break;
-                        }
-                        let Some(done) = cases.pick(i) else { continue };
-                        let which = all
-                            .iter()
-                            .position(|s| std::ptr::eq(s, done.specimen))
-                            .expect("one of them");
-                        let mut bad = Vec::new();
-                        let sums = ordeal(i, &done, &scratches[which], costs[which], &mut bad);
-                        batch.lock().expect("not poisoned").add(&sums);
-                        let mut t = table.lock().expect("not poisoned");
-                        t.entry((done.block.kind, done.mended))
-                            .or_default()
-                            .add(&sums);
-                        drop(t);
-                        for b in bad {
-                            let line = format!("image {i}: {done}: {b}");
-                            failures.lock().expect("not poisoned").push(line);
-                        }
-                    }
-                });
-            }
-        });
-        let sum = batch.into_inner().expect("not poisoned");
+        let mut sum = Sums::default();
+        workers::share(
+            from..to,
+            || -> Vec<Scratch> { all.iter().map(|s| Scratch::new(&s.image)).collect() },
+            |scratches, i| image(scratches, i),
+            |shown| {
+                let Some((what, sums, bad)) = shown else {
+                    return;
+                };
+                sum.add(&sums);
+                table.entry(what).or_default().add(&sums);
+                failures.extend(bad);
+            },
+        );
         figures::append(&serde_json::json!({
             "test": "corruption_every_field",
             "seeds": format!("{from}..{to}"),
@@ -346,9 +338,8 @@ fn corruption_every_field() {
         }));
         from = to;
     }
-    report(&table.into_inner().expect("not poisoned"), began);
+    report(&table, began);
     println!("RPRAMFS_SEED={} goes on", first + n);
-    let failures = failures.into_inner().expect("not poisoned");
     for f in failures.iter().take(40) {
         println!("VIOLATION {f}");
     }

@@ -16,9 +16,8 @@ use rpramfs_tests::record::{Image, Metered, Recorder, Scratch};
 use rpramfs_tests::script::*;
 use rpramfs_tests::specimen::levels;
 use rpramfs_tests::tree::{diff, walk, Tree};
+use rpramfs_tests::workers;
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::Mutex;
 
 const BYTES: u64 = 4 << 20;
 /// Where page numbers of the geometry stand in the superblock.
@@ -181,58 +180,47 @@ fn flip(s: &Specimen, some: u64) {
     let (moving, fixed): (Vec<u64>, Vec<u64>) = s.sectors.iter().partition(|at| zone.contains(at));
     let groups = [fixed, moving];
     let n = if all { total } else { images(some).min(total) };
-    let next = AtomicU64::new(0);
-    let failures = Mutex::new(Vec::new());
-    // Structure: bits, those of them after whose repair the bytes are the same.
-    let table: Mutex<BTreeMap<&str, [u64; 2]>> = Mutex::new(BTreeMap::new());
-    std::thread::scope(|scope| {
-        for _ in 0..env::threads() {
-            scope.spawn(|| {
-                let scratch = Scratch::new(&s.image);
-                scratch.reset(&s.image.mem);
-                loop {
-                    let i = next.fetch_add(1, Ordering::Relaxed);
-                    if i >= n {
-                        break;
-                    }
-                    let (sector, bit) = if n == total {
-                        (s.sectors[(i / 2048) as usize], i % 2048)
-                    } else {
-                        let mut rng = Rng(i);
-                        let group = match &groups[(i % 2) as usize] {
-                            g if g.is_empty() => &s.sectors,
-                            g => g,
-                        };
-                        let at = rng.below(group.len() as u64);
-                        (group[at as usize], rng.below(2048))
-                    };
-                    let off = sector + bit / 64 * 8;
-                    scratch.reset(&s.image.mem);
-                    let old = scratch.load(off).expect("inside");
-                    scratch.store(off, old ^ 1 << (bit % 64)).expect("inside");
-                    let outcome = quietly(|| judge(s, &scratch)).and_then(|r| r);
-                    let structure = region_of(&s.image, off);
-                    let mut t = table.lock().expect("not poisoned");
-                    let row = t.entry(structure).or_default();
-                    row[0] += 1;
-                    row[1] += u64::from(outcome == Ok(true));
-                    drop(t);
-                    if let Err(e) = outcome {
-                        failures.lock().expect("not poisoned").push(format!(
-                            "{}: bit {} of {structure} at {off:#x}: {e}",
-                            s.name,
-                            bit % 64
-                        ));
-                    }
-                }
-            });
+    let choose = |i: u64| {
+        if n == total {
+            return (s.sectors[(i / 2048) as usize], i % 2048);
         }
-    });
+        let mut rng = Rng(i);
+        let group = match &groups[(i % 2) as usize] {
+            g if g.is_empty() => &s.sectors,
+            g => g,
+        };
+        let at = rng.below(group.len() as u64);
+        (group[at as usize], rng.below(2048))
+    };
+    // Structure: bits, those of them after whose repair the bytes are the same.
+    let mut table: BTreeMap<&str, [u64; 2]> = BTreeMap::new();
+    let mut failures = Vec::new();
+    workers::share(
+        0..n,
+        || Scratch::new(&s.image),
+        |scratch, i| {
+            let (sector, bit) = choose(i);
+            let off = sector + bit / 64 * 8;
+            scratch.reset(&s.image.mem);
+            let old = scratch.load(off).expect("inside");
+            scratch.store(off, old ^ 1 << (bit % 64)).expect("inside");
+            (off, bit % 64, quietly(|| judge(s, scratch)).and_then(|r| r))
+        },
+        |(off, bit, outcome)| {
+            let structure = region_of(&s.image, off);
+            let row = table.entry(structure).or_default();
+            row[0] += 1;
+            row[1] += u64::from(outcome == Ok(true));
+            if let Err(e) = outcome {
+                let place = format!("{}: bit {bit} of {structure} at {off:#x}", s.name);
+                failures.push(format!("{place}: {e}"));
+            }
+        },
+    );
     println!("flipped bits, {}: {n} of {total}", s.name);
-    for (k, r) in table.lock().expect("not poisoned").iter() {
+    for (k, r) in &table {
         println!("{k:20} {:>8} bits, {:>8} set right to the bit", r[0], r[1]);
     }
-    let failures = failures.into_inner().expect("not poisoned");
     for f in failures.iter().take(12) {
         println!("VIOLATION {f}");
     }

@@ -18,9 +18,8 @@ use rpramfs_tests::ordeal::{may_refuse, repaired, tour, Repaired, Seen};
 use rpramfs_tests::record::{Image, Metered, Scratch};
 use rpramfs_tests::specimen::flat;
 use rpramfs_tests::tree::{extents, walk, Body, Tree};
+use rpramfs_tests::workers;
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::Mutex;
 
 const BYTES: u64 = 2 << 20;
 
@@ -154,144 +153,149 @@ fn images(daily: u64) -> u64 {
     env::number("RPRAMFS_IMAGES", daily)
 }
 
+/// What one image showed.
+struct Shown {
+    structure: &'static str,
+    seen: Seen,
+    /// Inodes of which something is lost after repair.
+    lost: u64,
+    /// What is wrong, for people.
+    bad: Vec<String>,
+}
+
+/// Image `i`; `None` where the damage changes nothing.
+fn image(i: u64, s: &Specimen, scratch: &Scratch, mended: bool, repair: bool) -> Option<Shown> {
+    let mut rng = Rng(i);
+    let off = s.words[rng.below(s.words.len() as u64) as usize];
+    let other = s.words[rng.below(s.words.len() as u64) as usize];
+    let damage = match rng.below(8) {
+        0 | 1 => Damage::Flip(rng.below(64) as u32),
+        2 => Damage::Zero,
+        3 => Damage::Ones,
+        4 => Damage::Add(1),
+        5 => Damage::Add(-1),
+        6 => Damage::Random(rng.word()),
+        _ => Damage::Elsewhere(other),
+    };
+    scratch.reset(&s.image.mem);
+    let old = scratch.load(off).expect("inside");
+    let new = match damage {
+        Damage::Flip(b) => old ^ 1 << b,
+        Damage::Zero => 0,
+        Damage::Ones => u64::MAX,
+        Damage::Add(d) => old.wrapping_add_signed(d),
+        Damage::Random(r) => r,
+        Damage::Elsewhere(o) => scratch.load(o).expect("inside"),
+    };
+    if new == old {
+        return None;
+    }
+    let harm = || {
+        scratch.reset(&s.image.mem);
+        scratch.store(off, new).expect("inside");
+        if mended {
+            mend(scratch, &s.anatomy, off);
+        }
+    };
+    harm();
+    let metered = Metered::new(scratch, s.cost * 30 + 100_000);
+    let host = TestHost::new(4);
+    let structure = region_of(&s.image, off);
+    let mut bad = Vec::new();
+    let mut repair_lost = 0;
+    let mut seen = Seen::default();
+    match quietly(|| tour(&metered, &host, &s.tree, &|_| !mended, &|_| true)) {
+        Err(panic) => bad.push(panic),
+        Ok(Err(e)) => {
+            if !may_refuse(matches!(structure, "superblock" | "backup"), mended, &e) {
+                bad.push(format!("mount: {e:?}"));
+            }
+            if env::is_verbose() {
+                println!("{structure} at {off:#x} {damage:?}: not mounted: {e}");
+            }
+        }
+        Ok(Ok(t)) => {
+            bad.extend(t.wrong.iter().cloned());
+            seen = t;
+        }
+    }
+    if metered.exceeded() {
+        bad.push("out of its budget of accesses".into());
+    }
+    // One word costs what its structure describes: an inode, and the listings of the directories
+    // that name it; of what is there a fixed number of times, nothing.
+    let most = match structure {
+        "inode" => 3,
+        "node" | "xattr block" | "value or target" => 1,
+        _ => 0,
+    };
+    if !mended && seen.lost.len() > most {
+        bad.push(format!("{} inodes are lost", seen.lost.len()));
+    }
+    // The same damage, repaired: what a second check finds clean, works.
+    if repair {
+        harm();
+        metered.refill(s.cost * 30 + 100_000);
+        match quietly(|| repaired(&metered, &host, true)) {
+            Ok(Ok(r)) => repair_lost = lost(r, &s.tree),
+            Ok(Err(e)) => bad.push(format!("repair: {e}")),
+            Err(e) => bad.push(format!("repair: {e}")),
+        }
+        if metered.exceeded() {
+            bad.push("repair: out of its budget of accesses".into());
+        }
+    }
+    for b in &mut bad {
+        *b = format!("image {i}: {structure} at {off:#x} {damage:?} ({old:#x} -> {new:#x}): {b}");
+    }
+    Some(Shown {
+        structure,
+        seen,
+        lost: repair_lost,
+        bad,
+    })
+}
+
 /// Damages one word of each image, with or without mended checksums.
 fn damage(what: &str, daily: u64, mended: bool, repair: bool) {
     let s = specimen();
     let n = images(daily);
-    let next = AtomicU64::new(0);
-    let failures = Mutex::new(Vec::new());
+    let mut failures = Vec::new();
     // Structure: images, not mounted, read-only afterwards, inodes lost (sum and most),
     // inodes of which something is lost after repair.
-    let table: Mutex<BTreeMap<&str, [u64; 6]>> = Mutex::new(BTreeMap::new());
-    std::thread::scope(|scope| {
-        for _ in 0..env::threads() {
-            scope.spawn(|| {
-                let scratch = Scratch::new(&s.image);
-                loop {
-                    let i = next.fetch_add(1, Ordering::Relaxed);
-                    if i >= n {
-                        break;
-                    }
-                    let mut rng = Rng(i);
-                    let off = s.words[rng.below(s.words.len() as u64) as usize];
-                    let other = s.words[rng.below(s.words.len() as u64) as usize];
-                    let damage = match rng.below(8) {
-                        0 | 1 => Damage::Flip(rng.below(64) as u32),
-                        2 => Damage::Zero,
-                        3 => Damage::Ones,
-                        4 => Damage::Add(1),
-                        5 => Damage::Add(-1),
-                        6 => Damage::Random(rng.word()),
-                        _ => Damage::Elsewhere(other),
-                    };
-                    scratch.reset(&s.image.mem);
-                    let old = scratch.load(off).expect("inside");
-                    let new = match damage {
-                        Damage::Flip(b) => old ^ 1 << b,
-                        Damage::Zero => 0,
-                        Damage::Ones => u64::MAX,
-                        Damage::Add(d) => old.wrapping_add_signed(d),
-                        Damage::Random(r) => r,
-                        Damage::Elsewhere(o) => scratch.load(o).expect("inside"),
-                    };
-                    if new == old {
-                        continue;
-                    }
-                    scratch.store(off, new).expect("inside");
-                    if mended {
-                        mend(&scratch, &s.anatomy, off);
-                    }
-                    let metered = Metered::new(&scratch, s.cost * 30 + 100_000);
-                    let host = TestHost::new(4);
-                    let structure = region_of(&s.image, off);
-                    let mut bad = Vec::new();
-                    let mut repair_lost = 0;
-                    let mut seen = Seen::default();
-                    match quietly(|| tour(&metered, &host, &s.tree, &|_| !mended, &|_| true)) {
-                        Err(panic) => bad.push(panic),
-                        Ok(Err(e)) => {
-                            if !may_refuse(matches!(structure, "superblock" | "backup"), mended, &e) {
-                                bad.push(format!("mount: {e:?}"));
-                            }
-                            if env::is_verbose() {
-                                println!("{structure} at {off:#x} {damage:?}: not mounted: {e}");
-                            }
-                        }
-                        Ok(Ok(t)) => {
-                            bad.extend(t.wrong.iter().cloned());
-                            seen = t;
-                        }
-                    }
-                    if metered.exceeded() {
-                        bad.push("out of its budget of accesses".into());
-                    }
-                    // One word costs what its structure describes: an inode, and the listings of
-                    // the directories that name it; of what is there a fixed number of times,
-                    // nothing.
-                    let most = match structure {
-                        "inode" => 3,
-                        "node" | "xattr block" | "value or target" => 1,
-                        _ => 0,
-                    };
-                    if !mended && seen.lost.len() > most {
-                        bad.push(format!("{} inodes are lost", seen.lost.len()));
-                    }
-                    // The same damage, repaired: what a second check finds clean, works.
-                    if repair {
-                        scratch.reset(&s.image.mem);
-                        scratch.store(off, new).expect("inside");
-                        if mended {
-                            mend(&scratch, &s.anatomy, off);
-                        }
-                        metered.refill(s.cost * 30 + 100_000);
-                        match quietly(|| repaired(&metered, &host, true)) {
-                            Ok(Ok(r)) => repair_lost = lost(r, &s.tree),
-                            Ok(Err(e)) => bad.push(format!("repair: {e}")),
-                            Err(e) => bad.push(format!("repair: {e}")),
-                        }
-                        if metered.exceeded() {
-                            bad.push("repair: out of its budget of accesses".into());
-                        }
-                    }
-                    let mut t = table.lock().expect("not poisoned");
-                    let row = t.entry(structure).or_default();
-                    row[0] += 1;
-                    row[1] += u64::from(!seen.mounted);
-                    row[2] += u64::from(seen.read_only);
-                    row[3] += seen.lost.len() as u64;
-                    row[4] = row[4].max(seen.lost.len() as u64);
-                    row[5] += repair_lost;
-                    drop(t);
-                    for b in bad {
-                        failures.lock().expect("not poisoned").push(format!(
-                            "image {i}: {structure} at {off:#x} {damage:?} ({old:#x} -> {new:#x}): {b}"
-                        ));
-                    }
-                }
-            });
-        }
-    });
+    let mut table: BTreeMap<&str, [u64; 6]> = BTreeMap::new();
+    workers::share(
+        0..n,
+        || Scratch::new(&s.image),
+        |scratch, i| image(i, &s, scratch, mended, repair),
+        |shown| {
+            let Some(shown) = shown else { return };
+            let lost = shown.seen.lost.len() as u64;
+            let row = table.entry(shown.structure).or_default();
+            row[0] += 1;
+            row[1] += u64::from(!shown.seen.mounted);
+            row[2] += u64::from(shown.seen.read_only);
+            row[3] += lost;
+            row[4] = row[4].max(lost);
+            row[5] += shown.lost;
+            failures.extend(shown.bad);
+        },
+    );
     println!("corruption, {what}: {n} images");
     println!(
         "{:20} {:>8} {:>12} {:>10} {:>10} {:>6} {:>10}",
         "structure", "images", "not mounted", "read-only", "lost", "most", "repaired"
     );
-    for (k, r) in table.lock().expect("not poisoned").iter() {
+    for (k, r) in &table {
         println!(
             "{k:20} {:>8} {:>12} {:>10} {:>10} {:>6} {:>10}",
             r[0], r[1], r[2], r[3], r[4], r[5]
         );
     }
-    let failures = failures.into_inner().expect("not poisoned");
     for f in failures.iter().take(12) {
         println!("VIOLATION {f}");
     }
-    let lost: u64 = table
-        .into_inner()
-        .expect("not poisoned")
-        .values()
-        .map(|r| r[5])
-        .sum();
+    let lost: u64 = table.values().map(|r| r[5]).sum();
     figures::append(&serde_json::json!({
         "test": format!("corruption, {what}"),
         "images": n,

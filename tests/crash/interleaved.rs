@@ -4,17 +4,14 @@
 
 use fs_core::{Error, Fallocate, Region, RenameMode};
 use rpramfs_tests::baton::interleave;
-use rpramfs_tests::crash::{
-    apply, look, permits, quietly, resolve, Effort, Recording, Tally, Tape, World,
-};
+use rpramfs_tests::crash::{apply, look, permits, quietly, resolve, Recording, Tally, Tape, World};
 use rpramfs_tests::env::is_full;
 use rpramfs_tests::fixture::{format, mount};
 use rpramfs_tests::host::{Rng, TestHost};
 use rpramfs_tests::record::{Recorder, Scratch};
 use rpramfs_tests::script::*;
 use rpramfs_tests::tree::Tree;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::Mutex;
+use rpramfs_tests::workers;
 
 type R0 = Result<(), Error>;
 
@@ -198,38 +195,29 @@ fn pair(a: Do, b: Do, one_in: u64, rng: &mut Rng, tally: &mut Tally) -> Result<(
 
 #[test]
 fn crash_two_at_once() {
-    let effort = Effort::from_env();
-    let full = is_full();
-    let pairs: Vec<_> = OPERATIONS
+    let one_in = if is_full() { 4 } else { 160 };
+    let pairs = OPERATIONS
         .iter()
-        .flat_map(|a| OPERATIONS.iter().map(move |b| (a, b)))
-        .collect();
-    let next = AtomicUsize::new(0);
-    let all = Mutex::new(Tally::default());
-    std::thread::scope(|s| {
-        for _ in 0..effort.threads {
-            s.spawn(|| loop {
-                let n = next.fetch_add(1, Ordering::Relaxed);
-                let Some(((a, first), (b, second))) = pairs.get(n) else {
-                    break;
-                };
-                let mut rng = Rng(n as u64);
-                let one_in = if full { 4 } else { 160 };
-                let mut tally = Tally::default();
-                let done =
-                    quietly(|| pair(*first, *second, one_in, &mut rng, &mut tally)).and_then(|r| r);
-                if let Err(e) = done {
-                    tally.wrong += 1;
-                    tally.violations.push(e);
-                }
-                for v in &mut tally.violations {
-                    *v = format!("{a} | {b}: {v}");
-                }
-                all.lock().expect("not poisoned").add(tally);
-            });
+        .flat_map(|a| OPERATIONS.iter().map(move |b| (a, b)));
+    let one = |n, (a, first): (&str, Do), (b, second): (&str, Do)| {
+        let mut rng = Rng(n);
+        let mut tally = Tally::default();
+        let done = quietly(|| pair(first, second, one_in, &mut rng, &mut tally)).and_then(|r| r);
+        if let Err(e) = done {
+            tally.wrong += 1;
+            tally.violations.push(e);
         }
-    });
-    all.into_inner()
-        .expect("not poisoned")
-        .conclude("crash: two operations at once");
+        for v in &mut tally.violations {
+            *v = format!("{a} | {b}: {v}");
+        }
+        tally
+    };
+    let mut all = Tally::default();
+    workers::share(
+        (0..).zip(pairs),
+        || (),
+        |(), (n, (a, b))| one(n, *a, *b),
+        |tally| all.add(tally),
+    );
+    all.conclude("crash: two operations at once");
 }

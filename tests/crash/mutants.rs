@@ -3,7 +3,6 @@
 //! each must be caught.
 
 use crate::single;
-use rpramfs_tests::crash::Effort;
 use rpramfs_tests::figures;
 use rpramfs_tests::mutant::{hunt, survey, Outcome};
 
@@ -25,10 +24,9 @@ fn log(outcome: &Outcome, alive: usize) {
 
 #[test]
 fn crash_mutants() {
-    let effort = Effort::from_env();
     let cases = single::all();
     let mutants = survey(&cases);
-    let outcome = hunt(&cases, &mutants, effort.threads);
+    let outcome = hunt(&cases, &mutants);
     println!(
         "crash: {} mutants of the write path, {} caught",
         outcome.mutants, outcome.caught

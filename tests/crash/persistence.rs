@@ -5,8 +5,7 @@
 use crate::single;
 use fs_core::Region;
 use rpramfs_tests::crash::{
-    apply, ends, look, permits, quietly, record, run_on_all, Allowed, Case, Effort, Recording,
-    Tally,
+    apply, ends, look, permits, quietly, record, run_on_all, Allowed, Case, Recording, Tally,
 };
 use rpramfs_tests::env::is_full;
 use rpramfs_tests::fixture::{drain, mount};
@@ -169,12 +168,8 @@ fn lose_lines(
 
 #[test]
 fn crash_lost_cache_lines() {
-    let effort = Effort::from_env();
-    let full = is_full();
-    let some = if full { 40 } else { 3 };
-    let tally = run_on_all(&single::all(), effort.threads, |case| {
-        lossy(case, some, None)
-    });
+    let some = if is_full() { 40 } else { 3 };
+    let tally = run_on_all(&single::all(), |case| lossy(case, some, None));
     tally.conclude("crash: lost cache lines");
 }
 

@@ -7,11 +7,10 @@ use crate::fixture::{audit, churn, drain, empty, format, mount, mount_as};
 use crate::host::{mix, Rng, TestHost};
 use crate::record::{Image, Log, Recorder, Scratch, Site, Store, WordOrder};
 use crate::tree::{diff, diff_node, walk, Body, Node, Tree};
+use crate::workers;
 use fs_core::{Error, Fs, Ino, Region, ROOT_INO};
 use std::collections::BTreeSet;
 use std::panic::{catch_unwind, AssertUnwindSafe};
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::Mutex;
 
 /// The region the operations of a case run on.
 pub type Tape = Recorder<Scratch>;
@@ -112,8 +111,6 @@ pub struct Effort {
     pub recovery_stops: usize,
     /// In one of so many states create, write and delete everything.
     pub empty_one_in: u64,
-    /// Threads.
-    pub threads: usize,
 }
 
 impl Effort {
@@ -126,7 +123,6 @@ impl Effort {
             recovery_one_in: 24,
             recovery_stops: 40,
             empty_one_in: 8,
-            threads: env::threads(),
         }
     }
 
@@ -144,7 +140,6 @@ impl Effort {
             recovery_one_in: 2,
             recovery_stops: usize::MAX,
             empty_one_in: 1,
-            threads: env::threads(),
         }
     }
 
@@ -214,46 +209,39 @@ impl Tally {
 /// Runs all cases: stops after each store.
 #[must_use]
 pub fn run(cases: &[Case], effort: &Effort) -> Tally {
-    run_on_all(cases, effort.threads, |case| run_case(case, effort))
+    run_on_all(cases, |case| run_case(case, effort))
 }
 
-/// Does something with each case, in so many threads, and adds up.
+/// Does something with each case, and adds up.
 ///
 /// # Panics
 /// When a thread does.
-pub fn run_on_all(cases: &[Case], threads: usize, f: impl Fn(&Case) -> Tally + Sync) -> Tally {
-    let next = AtomicUsize::new(0);
-    let all = Mutex::new(Tally::default());
+pub fn run_on_all(cases: &[Case], f: impl Fn(&Case) -> Tally + Sync) -> Tally {
     let filter = std::env::var("RPRAMFS_CASE").ok();
-    std::thread::scope(|s| {
-        for _ in 0..threads {
-            s.spawn(|| loop {
-                let i = next.fetch_add(1, Ordering::Relaxed);
-                let Some(case) = cases.get(i) else { break };
-                if filter.as_ref().is_some_and(|f| !case.name.contains(f)) {
-                    continue;
-                }
-                let begin = std::time::Instant::now();
-                let tally = quietly(|| f(case)).unwrap_or_else(|panic| Tally {
-                    violations: vec![format!("{}: outside of recovery: {panic}", case.name)],
-                    wrong: 1,
-                    ..Tally::default()
-                });
-                if filter.is_some() || env::is_verbose() {
-                    println!(
-                        "{:60} {:7} stores {:8} states {:4} wrong {:6} ms",
-                        case.name,
-                        tally.stores,
-                        tally.states,
-                        tally.wrong,
-                        begin.elapsed().as_millis()
-                    );
-                }
-                all.lock().expect("not poisoned").add(tally);
-            });
+    let wanted = |case: &&Case| filter.as_ref().is_none_or(|f| case.name.contains(f));
+    let one = |case: &Case| {
+        let begin = std::time::Instant::now();
+        let tally = quietly(|| f(case)).unwrap_or_else(|panic| Tally {
+            violations: vec![format!("{}: outside of recovery: {panic}", case.name)],
+            wrong: 1,
+            ..Tally::default()
+        });
+        if filter.is_some() || env::is_verbose() {
+            println!(
+                "{:60} {:7} stores {:8} states {:4} wrong {:6} ms",
+                case.name,
+                tally.stores,
+                tally.states,
+                tally.wrong,
+                begin.elapsed().as_millis()
+            );
         }
-    });
-    all.into_inner().expect("not poisoned")
+        tally
+    };
+    let mut all = Tally::default();
+    let cases = cases.iter().filter(wanted);
+    workers::share(cases, || (), |(), case| one(case), |tally| all.add(tally));
+    all
 }
 
 /// Runs `f`; a panic becomes its message.

@@ -25,3 +25,4 @@ pub mod specimen;
 pub mod stack;
 pub mod steps;
 pub mod tree;
+pub mod workers;

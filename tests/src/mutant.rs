@@ -7,12 +7,11 @@ use crate::env;
 use crate::host::Rng;
 use crate::record::{calls, Call, Log, Lost, Recorder, Scratch, Site, Store};
 use crate::tree::diff;
+use crate::workers;
 use fs_core::layout::{marker, slot, SLOT_MAGIC};
 use fs_core::{probe, Region, PAGE_SIZE};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::Mutex;
 
 /// What a structure is called, by its magic number.
 #[must_use]
@@ -405,58 +404,67 @@ impl fmt::Debug for Mutant {
 /// # Panics
 /// When a thread does.
 #[must_use]
-pub fn hunt(cases: &[Case], mutants: &BTreeMap<Mutant, Vec<usize>>, threads: usize) -> Outcome {
-    let list: Vec<_> = mutants.iter().collect();
-    let next = AtomicUsize::new(0);
-    let outcome = Mutex::new(Outcome::default());
-    std::thread::scope(|s| {
-        for _ in 0..threads {
-            s.spawn(|| loop {
-                let n = next.fetch_add(1, Ordering::Relaxed);
-                let Some((mutant, shows)) = list.get(n) else {
-                    break;
-                };
-                let mut found = None;
-                let mut noticed = 0;
-                for &i in *shows {
-                    match caught(&cases[i], **mutant) {
-                        Ok(Some(how)) => {
-                            found = Some(how);
-                            break;
-                        }
-                        Ok(None) => {}
-                        // The operation fell over it. A wrong checksum that is computed to be
-                        // compared does so wherever it is met; one that is stored does not.
-                        Err(how) => {
-                            noticed += 1;
-                            if !matches!(mutant, Mutant::WrongSum(_)) {
-                                found = Some(format!("{}: {how}", cases[i].name));
-                                break;
-                            }
-                        }
-                    }
-                }
-                if noticed == shows.len() && matches!(mutant, Mutant::WrongSum(_)) {
-                    continue;
-                }
-                if env::is_verbose() {
-                    let how = found.as_deref().unwrap_or("ALIVE").lines().next();
-                    println!(
-                        "{mutant}: {} [{} cases]",
-                        how.unwrap_or_default(),
-                        shows.len()
-                    );
-                }
-                let mut o = outcome.lock().expect("not poisoned");
-                o.mutants += 1;
-                match found {
-                    Some(_) => o.caught += 1,
-                    None => o.alive.push(**mutant),
-                }
-            });
-        }
-    });
-    let mut outcome = outcome.into_inner().expect("not poisoned");
+pub fn hunt(cases: &[Case], mutants: &BTreeMap<Mutant, Vec<usize>>) -> Outcome {
+    let mut outcome = Outcome::default();
+    workers::share(
+        mutants,
+        || (),
+        |(), (mutant, shows)| (*mutant, chase(cases, *mutant, shows)),
+        |(mutant, fate)| {
+            match fate {
+                Fate::Stillborn => return,
+                Fate::Caught => outcome.caught += 1,
+                Fate::Alive => outcome.alive.push(mutant),
+            }
+            outcome.mutants += 1;
+        },
+    );
     outcome.alive.sort();
     outcome
+}
+
+/// What becomes of one mutant.
+enum Fate {
+    /// It lives in no case.
+    Stillborn,
+    Caught,
+    Alive,
+}
+
+fn chase(cases: &[Case], mutant: Mutant, shows: &[usize]) -> Fate {
+    let mut found = None;
+    let mut noticed = 0;
+    for &i in shows {
+        match caught(&cases[i], mutant) {
+            Ok(Some(how)) => {
+                found = Some(how);
+                break;
+            }
+            Ok(None) => {}
+            // The operation fell over it. A wrong checksum that is computed to be compared does so
+            // wherever it is met; one that is stored does not.
+            Err(how) => {
+                noticed += 1;
+                if !matches!(mutant, Mutant::WrongSum(_)) {
+                    found = Some(format!("{}: {how}", cases[i].name));
+                    break;
+                }
+            }
+        }
+    }
+    if noticed == shows.len() && matches!(mutant, Mutant::WrongSum(_)) {
+        return Fate::Stillborn;
+    }
+    if env::is_verbose() {
+        let how = found.as_deref().unwrap_or("ALIVE").lines().next();
+        println!(
+            "{mutant}: {} [{} cases]",
+            how.unwrap_or_default(),
+            shows.len()
+        );
+    }
+    match found {
+        Some(_) => Fate::Caught,
+        None => Fate::Alive,
+    }
 }
