@@ -247,7 +247,7 @@ impl<R: Region, H: Host> Tx<'_, R, H> {
         self.poke(s.off, &s.b, kind::PLAIN)
     }
 
-    /// Writes a changed descriptor, and what follows from it in the summaries. `small` says how a
+    /// Writes a changed descriptor, and what follows from it in the summaries. `part` says how a
     /// chunk that is partly free is to be used.
     fn put_chunk(&mut self, c: &mut Chunk, part: u8) -> TxResult<()> {
         let old = c.class();
