@@ -60,8 +60,8 @@ fn check<T>(done: Result<T, Error>) -> Option<T> {
 
 /// What a thread does to names and files that all share.
 fn shared_churn<R: Region>(v: &Volume<R, TestHost>, dirs: &[Ino], rng: &mut Rng) {
-    let dir = dirs[rng.below(dirs.len() as u64) as usize];
-    let to = dirs[rng.below(dirs.len() as u64) as usize];
+    let dir = *rng.pick(dirs);
+    let to = *rng.pick(dirs);
     let name = format!("s{}", rng.below(12)).into_bytes();
     let other = format!("s{}", rng.below(12)).into_bytes();
     match rng.below(14) {

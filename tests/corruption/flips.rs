@@ -189,8 +189,7 @@ fn flip(s: &Specimen, some: u64) {
             g if g.is_empty() => &s.sectors,
             g => g,
         };
-        let at = rng.below(group.len() as u64);
-        (group[at as usize], rng.below(2048))
+        (*rng.pick(group), rng.below(2048))
     };
     // Structure: bits, those of them after whose repair the bytes are the same.
     let mut table: BTreeMap<&str, [u64; 2]> = BTreeMap::new();

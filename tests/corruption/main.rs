@@ -166,8 +166,8 @@ struct Shown {
 /// Image `i`; `None` where the damage changes nothing.
 fn image(i: u64, s: &Specimen, scratch: &Scratch, mended: bool, repair: bool) -> Option<Shown> {
     let mut rng = Rng(i);
-    let off = s.words[rng.below(s.words.len() as u64) as usize];
-    let other = s.words[rng.below(s.words.len() as u64) as usize];
+    let off = *rng.pick(&s.words);
+    let other = *rng.pick(&s.words);
     let damage = match rng.below(8) {
         0 | 1 => Damage::Flip(rng.below(64) as u32),
         2 => Damage::Zero,

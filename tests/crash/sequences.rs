@@ -74,7 +74,7 @@ fn crash_triples() {
     effort.recovery_stops = 20;
     effort.empty_one_in = 16;
     let mut rng = Rng(21);
-    let mut any = || &ALPHABET[rng.below(ALPHABET.len() as u64) as usize];
+    let mut any = || rng.pick(ALPHABET);
     let cases: Vec<_> = (0..if full { 4000 } else { 60 })
         .map(|_| {
             let (a, do_a, _) = any();

@@ -185,7 +185,7 @@ fn any_op(rng: &mut Rng, kept: &[Ino]) -> Op {
     match rng.below(12) {
         0..=1 => Op::Create(name),
         2..=3 => Op::Unlink(name),
-        4 => Op::Link(kept[rng.below(kept.len() as u64) as usize], name),
+        4 => Op::Link(*rng.pick(kept), name),
         5..=8 => {
             let mode = match rng.below(4) {
                 0 => RenameMode::NoReplace,

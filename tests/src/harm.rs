@@ -184,7 +184,7 @@ impl<'s> Cases<'s> {
         let case = &self.cases[(i % n * self.stride % n) as usize];
         let mut rng = Rng(mix(i));
         let places = &self.classes[&case.class];
-        let any = |rng: &mut Rng, p: &[Place]| p[rng.below(p.len() as u64) as usize];
+        let any = |rng: &mut Rng, p: &[Place]| *rng.pick(p);
         // A large specimen takes its time: where a small one has the field, that mostly.
         let small = places.partition_point(|p| p.0 < SMALL);
         let places = match &places[..small] {
@@ -237,11 +237,11 @@ impl<'s> Cases<'s> {
                 if others.is_empty() {
                     return None;
                 }
-                let other = others[rng.below(others.len() as u64) as usize];
+                let other = *rng.pick(&others);
                 new = bytes(specimen, other, &range);
             }
             Harm::Stale => {
-                let earlier = &specimen.earlier[rng.below(specimen.earlier.len() as u64) as usize];
+                let earlier = rng.pick(&specimen.earlier);
                 earlier.mem.read(block.off, &mut new).expect("inside");
             }
         }

@@ -244,6 +244,11 @@ impl Rng {
         self.below(n) == 0
     }
 
+    /// One of these (which are not none).
+    pub fn pick<'a, T>(&mut self, all: &'a [T]) -> &'a T {
+        &all[self.below(all.len() as u64) as usize]
+    }
+
     /// Fills a buffer.
     pub fn fill(&mut self, buf: &mut [u8]) {
         for chunk in buf.chunks_mut(8) {

@@ -2,9 +2,9 @@
 //! Data of files: what was written is what is read. Of a write that was under way, each word of 8 bytes is
 //! the old or the new one, and a file never grew over what was not stored yet (LAYOUT.md, section 14).
 
-use crate::random::Random;
 use crate::{dead, Fate, Load};
 use nix::fcntl::{fallocate, FallocateFlags};
+use rpramfs_tests::host::Rng;
 use std::fmt;
 use std::fs::{self, File};
 use std::io;
@@ -171,19 +171,19 @@ fn cut_short(steps: &Steps, old: &[u8], new: &[u8], found: &[u8]) -> Result<(), 
 
 struct Writer {
     name: String,
-    random: Random,
+    random: Rng,
     file: Option<File>,
     content: Vec<u8>,
     flight: Option<Op>,
 }
 
-pub fn start(root: &Path, threads: u64, random: &mut Random) -> Vec<Box<dyn Load>> {
+pub fn start(root: &Path, threads: u64, random: &mut Rng) -> Vec<Box<dyn Load>> {
     let one = |n| -> Box<dyn Load> {
         let name = format!("data{n}");
         fs::write(root.join(&name), []).expect("create");
         Box::new(Writer {
             name,
-            random: Random(random.word()),
+            random: Rng(random.word()),
             file: None,
             content: Vec::new(),
             flight: None,

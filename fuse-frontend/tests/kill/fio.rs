@@ -2,8 +2,8 @@
 //! fio as a judge: it tells what was acknowledged, the daemon is killed, and fio compares.
 
 use crate::fixture::Mount;
-use crate::random::Random;
 use crate::{clean, seed};
+use rpramfs_tests::host::Rng;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::process::{Command, Stdio};
@@ -19,7 +19,7 @@ pub fn run(kills: u64) {
         return;
     }
     let seed = seed();
-    let mut random = Random(seed);
+    let mut random = Rng(seed);
     println!("kill: fio: seed {seed}, {kills} kills");
     let mut blocks = 0;
     for round in 0..kills {

@@ -12,18 +12,17 @@ mod fio;
 #[path = "../mount/fixture.rs"]
 mod fixture;
 mod metadata;
-mod random;
 mod tree;
 
 use fixture::{unable, Mount};
-use fs_core::check::{check, CheckOptions, Decision, Event};
 use fs_core::Region;
 use host::{Access, Spec, UserHost, UserRegion};
 use nix::sys::ptrace;
 use nix::sys::signal::{kill, Signal};
 use nix::sys::wait::{waitpid, WaitPidFlag, WaitStatus};
 use nix::unistd::Pid;
-use random::Random;
+use rpramfs_tests::host::Rng;
+use rpramfs_tests::{checker, env};
 use std::io;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -31,43 +30,18 @@ use std::time::{Duration, Instant};
 
 /// How many kills: `daily`, unless more are asked for.
 fn kills(daily: u64, full: u64) -> u64 {
-    let rounds = std::env::var("RPRAMFS_ROUNDS").ok();
-    match rounds.and_then(|v| v.parse().ok()) {
-        Some(rounds) => rounds,
-        None if std::env::var_os("RPRAMFS_FULL").is_some() => full,
-        None => daily,
-    }
+    env::number("RPRAMFS_ROUNDS", if env::is_full() { full } else { daily })
 }
 
 fn seed() -> u64 {
-    let seed = std::env::var("RPRAMFS_SEED").ok();
-    seed.and_then(|v| v.parse().ok()).unwrap_or(1)
+    env::number("RPRAMFS_SEED", 1)
 }
 
 /// The region as the kill left it, or as an unmount did: clean, with nothing repaired.
 fn clean(mount: &Mount) -> Result<(), String> {
     let spec = Spec::parse(mount.image()).map_err(|e| e.to_string())?;
     let region = host::open(&spec, Access::ReadOnly).map_err(|e| e.to_string())?;
-    let options = CheckOptions {
-        repair: false,
-        data: true,
-        quick: false,
-        owner: None,
-        alive: &|_| false,
-    };
-    let mut found = Vec::new();
-    let report = check(&region, &UserHost::new(), &options, &mut |event| {
-        if let Event::Finding(finding) = event {
-            found.push(finding.to_string());
-        }
-        Decision::Leave
-    })
-    .map_err(|e| format!("check: {e:?}"))?;
-    if report.found == 0 && found.is_empty() {
-        Ok(())
-    } else {
-        Err(format!("check is not clean: {}", found.join("; ")))
-    }
+    checker::clean(&region, &UserHost::new()).map(drop)
 }
 
 /// Does this error say that nobody serves the mount any more? EIO does where the daemon died while the
@@ -225,10 +199,10 @@ fn rounds(
     name: &str,
     kills: u64,
     most: u64,
-    start: impl FnOnce(&Path, &mut Random) -> Vec<Box<dyn Load>>,
+    start: impl FnOnce(&Path, &mut Rng) -> Vec<Box<dyn Load>>,
 ) {
     let seed = seed();
-    let mut random = Random(seed);
+    let mut random = Rng(seed);
     println!("kill: {name}: seed {seed}, {kills} kills");
     let mut mount = Mount::new(128 << 20);
     let mut loads = start(&mount.path(""), &mut random);

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0 OR GPL-2.0
 //! Names and attributes: each operation has happened wholly or not at all.
 
-use crate::random::Random;
 use crate::tree::{self, Entry, Kind, Tree};
 use crate::{dead, Fate, Load};
 use nix::fcntl::{renameat2, RenameFlags, AT_FDCWD};
 use nix::sys::stat::Mode;
+use rpramfs_tests::host::Rng;
 use std::collections::{BTreeMap, VecDeque};
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io;
@@ -251,13 +251,13 @@ struct Churn {
     /// A directory of its own, and the beginning of its names in the shared one.
     own: String,
     mine: String,
-    random: Random,
+    random: Rng,
     model: Model,
     flight: Option<Op>,
     held: VecDeque<File>,
 }
 
-pub fn start(root: &Path, threads: u64, random: &mut Random) -> Vec<Box<dyn Load>> {
+pub fn start(root: &Path, threads: u64, random: &mut Rng) -> Vec<Box<dyn Load>> {
     // Modes are those asked for.
     nix::sys::stat::umask(Mode::empty());
     fs::create_dir(root.join(SHARED)).expect("mkdir");
@@ -270,7 +270,7 @@ pub fn start(root: &Path, threads: u64, random: &mut Random) -> Vec<Box<dyn Load
         Box::new(Churn {
             own,
             mine: format!("{SHARED}/t{n}-"),
-            random: Random(random.word()),
+            random: Rng(random.word()),
             model,
             flight: None,
             held: VecDeque::new(),
@@ -314,7 +314,7 @@ impl Churn {
     }
 
     fn choose(&mut self) -> Op {
-        let xattr = |random: &mut Random| format!("user.{}", random.below(4));
+        let xattr = |random: &mut Rng| format!("user.{}", random.below(4));
         // As many as there may be, for the directories to have nodes that split and vanish.
         let full = self.model.names.len() > 60;
         match self.random.below(if full { 26 } else { 32 }) {
