@@ -13,6 +13,8 @@ mod fio;
 mod fixture;
 mod metadata;
 mod tree;
+#[path = "../mount/xattr.rs"]
+mod xattr;
 
 use fixture::{unable, Mount};
 use fs_core::Region;
@@ -93,7 +95,7 @@ impl Witness {
         for n in 0..40usize {
             let file = dir.join(format!("f{n}"));
             std::fs::write(&file, vec![n as u8; n * 977]).expect("write");
-            tree::set_xattr(&file, "user.n", &vec![b'n'; n * 50]).expect("setxattr");
+            xattr::set(&file, "user.n", &vec![b'n'; n * 50], 0).expect("setxattr");
         }
         std::os::unix::fs::symlink("f1", dir.join("link")).expect("symlink");
         Witness(tree::read(root, &["witness".into()], true).expect("read"))

@@ -2,7 +2,7 @@
 //! Names and attributes: each operation has happened wholly or not at all.
 
 use crate::tree::{self, Entry, Kind, Tree};
-use crate::{dead, Fate, Load};
+use crate::{dead, xattr, Fate, Load};
 use nix::fcntl::{renameat2, RenameFlags, AT_FDCWD};
 use nix::sys::stat::Mode;
 use rpramfs_tests::host::Rng;
@@ -397,8 +397,8 @@ impl Churn {
             Op::NoReplace(from, to) => rename(from, to, RenameFlags::RENAME_NOREPLACE),
             Op::Exchange(from, to) => rename(from, to, RenameFlags::RENAME_EXCHANGE),
             Op::Chmod(path, mode) => fs::set_permissions(at(path), Permissions::from_mode(*mode)),
-            Op::SetXattr(path, name, value) => tree::set_xattr(&at(path), name, value),
-            Op::RemoveXattr(path, name) => tree::remove_xattr(&at(path), name),
+            Op::SetXattr(path, name, value) => Ok(xattr::set(&at(path), name, value, 0)?),
+            Op::RemoveXattr(path, name) => Ok(xattr::remove(&at(path), name)?),
             Op::Append(path, data) => {
                 let Some(Kind::File(old)) = self.model.node(path).map(|n| &n.kind) else {
                     return Err(io::Error::from_raw_os_error(libc::EINVAL));

@@ -1,12 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0 OR GPL-2.0
 //! What is below a directory, as a value.
 
-use nix::errno::Errno;
+use crate::xattr;
 use std::collections::BTreeMap;
-use std::ffi::CString;
 use std::fs::{self, Metadata};
 use std::io;
-use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
 
@@ -35,55 +33,10 @@ pub struct Entry {
 /// By path below the mount point.
 pub type Tree = BTreeMap<String, Entry>;
 
-fn c(path: &Path) -> CString {
-    CString::new(path.as_os_str().as_bytes()).expect("no NUL")
-}
-
-pub fn set_xattr(path: &Path, name: &str, value: &[u8]) -> io::Result<()> {
-    let (path, name) = (c(path), CString::new(name).expect("no NUL"));
-    // SAFETY: both strings end with NUL, and the value is as long as it says.
-    let r = unsafe {
-        libc::lsetxattr(
-            path.as_ptr(),
-            name.as_ptr(),
-            value.as_ptr().cast(),
-            value.len(),
-            0,
-        )
-    };
-    Ok(Errno::result(r).map(|_| ())?)
-}
-
-pub fn remove_xattr(path: &Path, name: &str) -> io::Result<()> {
-    let (path, name) = (c(path), CString::new(name).expect("no NUL"));
-    // SAFETY: both strings end with NUL.
-    let r = unsafe { libc::lremovexattr(path.as_ptr(), name.as_ptr()) };
-    Ok(Errno::result(r).map(|_| ())?)
-}
-
 fn xattrs(path: &Path) -> io::Result<BTreeMap<String, Vec<u8>>> {
-    let path = c(path);
-    let mut list = vec![0u8; 65536];
-    // SAFETY: the path ends with NUL, and the buffer is as long as it says.
-    let n = unsafe { libc::llistxattr(path.as_ptr(), list.as_mut_ptr().cast(), list.len()) };
-    list.truncate(Errno::result(n)? as usize);
-    let mut all = BTreeMap::new();
-    for name in list.split(|b| *b == 0).filter(|n| !n.is_empty()) {
-        let text = CString::new(name).expect("no NUL");
-        let mut value = vec![0u8; 65536];
-        // SAFETY: both strings end with NUL, and the buffer is as long as it says.
-        let n = unsafe {
-            libc::lgetxattr(
-                path.as_ptr(),
-                text.as_ptr(),
-                value.as_mut_ptr().cast(),
-                value.len(),
-            )
-        };
-        value.truncate(Errno::result(n)? as usize);
-        all.insert(String::from_utf8_lossy(name).into_owned(), value);
-    }
-    Ok(all)
+    let names = xattr::list(path)?.into_iter();
+    let one = |name: String| xattr::get(path, &name, 65536).map(|value| (name, value));
+    Ok(names.map(one).collect::<Result<_, _>>()?)
 }
 
 fn kind(path: &Path, meta: &Metadata) -> io::Result<Kind> {

@@ -7,3 +7,4 @@ mod life;
 mod load;
 mod metadata;
 mod options;
+mod xattr;
