@@ -16,19 +16,13 @@ use rpramfs_tests::fixture::{audit, drain, empty, format, mount};
 use rpramfs_tests::host::{own_cpu, Rng, TestHost};
 use rpramfs_tests::mem::MemRegion;
 use rpramfs_tests::record::{Polite, Recorder, Scratch};
+use rpramfs_tests::script::new;
 use rpramfs_tests::tree::walk;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 
 fn rounds(daily: u64) -> u64 {
     env::number("RPRAMFS_ROUNDS", daily)
-}
-
-fn new(mode: u32) -> NewInode {
-    NewInode {
-        mode,
-        ..NewInode::default()
-    }
 }
 
 /// Errors that a race can lead to.

@@ -2,7 +2,7 @@
 //! Images that contradict themselves in ways that chance does not find: mounted, walked, written,
 //! checked, repaired, in bounded time and memory. What they leave alone comes through.
 
-use super::{file, new, watched, BYTES};
+use super::{file, watched, BYTES};
 use fs_core::layout::{node, PAGE};
 use fs_core::{Fs, Ino, Region, ROOT_INO, S_IFDIR};
 use rpramfs_tests::checker;
@@ -14,6 +14,7 @@ use rpramfs_tests::host::{Rng, TestHost};
 use rpramfs_tests::mem::MemRegion;
 use rpramfs_tests::ordeal::{repaired, tour, Repaired};
 use rpramfs_tests::record::Metered;
+use rpramfs_tests::script::new;
 use rpramfs_tests::tree::{diff, walk, Tree};
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;

@@ -14,6 +14,7 @@ use rpramfs_tests::forge::{body, Body, Forge};
 use rpramfs_tests::host::{own_cpu, TestHost};
 use rpramfs_tests::mem::MemRegion;
 use rpramfs_tests::record::{Metered, Recorder, Scratch};
+use rpramfs_tests::script::new;
 use rpramfs_tests::stack::{stack_of, OPERATION};
 use std::sync::mpsc::{channel, RecvTimeoutError};
 use std::time::Duration;
@@ -24,13 +25,6 @@ const BUDGET: u64 = 200_000;
 
 type Metre<'r> = Metered<&'r MemRegion>;
 type Mounted<'r> = Fs<Metre<'r>, TestHost>;
-
-fn new(mode: u32) -> NewInode {
-    NewInode {
-        mode,
-        ..NewInode::default()
-    }
-}
 
 fn file() -> NewInode {
     new(S_IFREG | 0o644)

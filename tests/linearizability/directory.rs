@@ -3,12 +3,13 @@
 
 use crate::checker::{linearizable, Call, Model};
 use crate::{history, lists, overlaps, rounds, seed};
-use fs_core::{Error, Ino, NewInode, Region, RenameMode, ROOT_INO, S_IFDIR, S_IFREG};
+use fs_core::{Error, Ino, Region, RenameMode, ROOT_INO, S_IFDIR, S_IFREG};
 use host::Volume;
 use rpramfs_tests::fixture::{format, mount};
 use rpramfs_tests::host::{Rng, TestHost};
 use rpramfs_tests::mem::MemRegion;
 use rpramfs_tests::record::Polite;
+use rpramfs_tests::script::new;
 use std::collections::BTreeMap;
 
 /// Directory and name, by number.
@@ -129,10 +130,7 @@ impl Model for Directory {
 }
 
 fn act<R: Region>(v: &Volume<R, TestHost>, dirs: &[Ino; 2], op: &Op) -> Answer {
-    let new = NewInode {
-        mode: S_IFREG | 0o644,
-        ..NewInode::default()
-    };
+    let new = new(S_IFREG | 0o644);
     let at = |name: &Name| (dirs[name.0], NAMES[name.1]);
     let done = match op {
         Op::Create(name) => {
@@ -207,13 +205,7 @@ fn run(rounds: u64, mut judge: impl FnMut(u64, &State, Vec<Call<Directory>>)) {
     let host = TestHost::new(seed);
     format(&mem, &host);
     let v = Volume::new(mount(&mem, host.clone()).expect("mount"));
-    let make = |name: &[u8], mode: u32| {
-        let new = NewInode {
-            mode,
-            ..NewInode::default()
-        };
-        v.create(ROOT_INO, name, &new).expect("create").ino
-    };
+    let make = |name: &[u8], mode: u32| v.create(ROOT_INO, name, &new(mode)).expect("create").ino;
     let dirs = [b"a", b"b"].map(|name| make(name, S_IFDIR | 0o755));
     let kept = [b"k", b"l"]
         .map(|name| make(name, S_IFREG | 0o644))

@@ -3,12 +3,13 @@
 
 use crate::checker::{linearizable, Call, Model};
 use crate::{history, lists, overlaps, rounds, seed};
-use fs_core::{NewInode, SetAttr, ROOT_INO, S_IFREG};
+use fs_core::{SetAttr, ROOT_INO, S_IFREG};
 use host::Volume;
 use rpramfs_tests::fixture::{format, mount};
 use rpramfs_tests::host::{Rng, TestHost};
 use rpramfs_tests::mem::MemRegion;
 use rpramfs_tests::record::Polite;
+use rpramfs_tests::script::new;
 
 #[derive(Clone, Debug)]
 pub enum Op {
@@ -61,10 +62,7 @@ fn linearizability_of_words() {
     let host = TestHost::new(seed);
     format(&mem, &host);
     let v = Volume::new(mount(&mem, host.clone()).expect("mount"));
-    let new = NewInode {
-        mode: S_IFREG | 0o644,
-        ..NewInode::default()
-    };
+    let new = new(S_IFREG | 0o644);
     let ino = v.create(ROOT_INO, b"f", &new).expect("create").ino;
     let size = |words: u64| {
         let set = SetAttr {

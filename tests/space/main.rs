@@ -5,26 +5,20 @@
 mod nth;
 
 use fs_core::{
-    Error, Fallocate, Fs, Ino, NewInode, Region, RenameMode, SetAttr, XattrMode, PAGE_SIZE,
-    ROOT_INO, S_IFDIR, S_IFREG,
+    Error, Fallocate, Fs, Ino, Region, RenameMode, SetAttr, XattrMode, PAGE_SIZE, ROOT_INO,
+    S_IFDIR, S_IFREG,
 };
 use rpramfs_tests::checker;
 use rpramfs_tests::fixture::{audit, drain, format, mount};
 use rpramfs_tests::host::{own_cpu, TestHost};
 use rpramfs_tests::mem::MemRegion;
 use rpramfs_tests::record::{Metered, Polite};
+use rpramfs_tests::script::new;
 use rpramfs_tests::tree::walk;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Barrier;
 
 const SMALL: u64 = 8 << 20;
-
-fn new(mode: u32) -> NewInode {
-    NewInode {
-        mode,
-        ..NewInode::default()
-    }
-}
 
 fn file<R: Region>(fs: &Fs<R, TestHost>, name: &str) -> Ino {
     fs.create(ROOT_INO, name.as_bytes(), &new(S_IFREG | 0o644))

@@ -5,20 +5,13 @@
 //! Frames depend on the compiler and its options; the limits leave room for that.
 
 use fs_core::{
-    Fallocate, Fs, NewInode, Region, RenameMode, Seek, SetAttr, XattrMode, ROOT_INO, S_IFDIR,
-    S_IFREG,
+    Fallocate, Fs, Region, RenameMode, Seek, SetAttr, XattrMode, ROOT_INO, S_IFDIR, S_IFREG,
 };
 use rpramfs_tests::fixture::{format, mount};
 use rpramfs_tests::host::TestHost;
 use rpramfs_tests::mem::MemRegion;
+use rpramfs_tests::script::new;
 use rpramfs_tests::stack::{stack_of, OPERATION};
-
-fn new(mode: u32) -> NewInode {
-    NewInode {
-        mode,
-        ..NewInode::default()
-    }
-}
 
 struct Table(Vec<(&'static str, usize, usize)>);
 
