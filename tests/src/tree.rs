@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0 OR GPL-2.0
 //! The whole tree of a filesystem as plain values, and what is wrong with another one.
 
-use fs_core::{Extent, Fs, Host, Ino, Region, ROOT_INO, S_IFDIR, S_IFLNK, S_IFMT, S_IFREG};
+use fs_core::{Attr, Extent, Fs, Host, Ino, Region, ROOT_INO, S_IFDIR, S_IFLNK, S_IFMT, S_IFREG};
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
@@ -48,6 +48,26 @@ pub struct Node {
     pub xattrs: BTreeMap<Vec<u8>, Vec<u8>>,
     /// The rest.
     pub body: Body,
+}
+
+impl Node {
+    /// What `stat` tells of an inode, without what is in it.
+    #[must_use]
+    pub fn bare(a: &Attr) -> Self {
+        Node {
+            mode: a.mode,
+            nlink: a.nlink,
+            uid: a.uid,
+            gid: a.gid,
+            rdev: a.rdev,
+            size: a.size,
+            times: [a.atime, a.mtime, a.ctime, a.btime],
+            sealed: a.sealed,
+            pages: a.pages,
+            xattrs: BTreeMap::new(),
+            body: Body::Other,
+        }
+    }
 }
 
 /// All inodes that can be reached.
@@ -107,17 +127,9 @@ pub fn node<R: Region, H: Host>(
         _ => Body::Other,
     };
     Ok(Node {
-        mode: a.mode,
-        nlink: a.nlink,
-        uid: a.uid,
-        gid: a.gid,
-        rdev: a.rdev,
-        size: a.size,
-        times: [a.atime, a.mtime, a.ctime, a.btime],
-        sealed: a.sealed,
-        pages: a.pages,
         xattrs,
         body,
+        ..Node::bare(&a)
     })
 }
 

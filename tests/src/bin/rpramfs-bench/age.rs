@@ -8,7 +8,7 @@ use rpramfs_tests::checker;
 use rpramfs_tests::fixture::{audit, format, mount, pages};
 use rpramfs_tests::host::{Rng, TestHost};
 use rpramfs_tests::mem::MemRegion;
-use rpramfs_tests::tree::{extents, Body, Node, Tree};
+use rpramfs_tests::tree::{extents, Node, Tree};
 use serde_json::{json, Value};
 use std::collections::BTreeMap;
 
@@ -112,20 +112,7 @@ impl<'r> Aged<'r> {
     fn tree(&self) -> Tree {
         let inode = |ino: &Ino| {
             let a = self.fs.getattr(*ino).expect("getattr");
-            let node = Node {
-                mode: a.mode,
-                nlink: a.nlink,
-                uid: a.uid,
-                gid: a.gid,
-                rdev: a.rdev,
-                size: a.size,
-                times: [a.atime, a.mtime, a.ctime, a.btime],
-                sealed: a.sealed,
-                pages: a.pages,
-                xattrs: BTreeMap::new(),
-                body: Body::Other,
-            };
-            (*ino, node)
+            (*ino, Node::bare(&a))
         };
         let root = inode(&ROOT_INO);
         self.files.iter().map(inode).chain([root]).collect()
