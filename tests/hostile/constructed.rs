@@ -152,6 +152,15 @@ fn set_count(forge: &Forge<'_, MemRegion>, page: u64, count: u16) {
     forge.seal_node(page);
 }
 
+/// 0 the inode table, 1..=8 the pending sets.
+fn system_inode(n: u64) -> Body {
+    Body {
+        ino: (1 << 63) + 2 + n,
+        generation: 0,
+        off: PAGE + 256 * (2 + n),
+    }
+}
+
 const DIR: u8 = node::KIND_DENTRIES;
 const FILE: u8 = node::KIND_RECORDS;
 
@@ -376,11 +385,7 @@ const IMAGES: &[(&str, Build)] = &[
     }),
     ("pending sets of everything", |f, g| {
         for n in 0..8u64 {
-            let set = Body {
-                ino: (1 << 63) + 3 + n,
-                generation: 0,
-                off: PAGE + 256 * (3 + n),
-            };
+            let set = system_inode(1 + n);
             let records: Vec<[u64; 3]> = (0..160).map(|k| [8 * k + n, 0, 1]).collect();
             f.records(set, g.pages[n as usize], &records);
             f.set_root(set, g.pages[n as usize], 1, u64::MAX);
@@ -388,20 +393,12 @@ const IMAGES: &[(&str, Build)] = &[
     }),
     ("a pending set of itself", |f, _| {
         for n in 0..8u64 {
-            let set = Body {
-                ino: (1 << 63) + 3 + n,
-                generation: 0,
-                off: PAGE + 256 * (3 + n),
-            };
+            let set = system_inode(1 + n);
             inline(f, set, &[[set.ino, 0, 1], [u64::MAX, 0, 1]]);
         }
     }),
     ("an inode table as large as the region", |f, _| {
-        let table = Body {
-            ino: (1 << 63) + 2,
-            generation: 0,
-            off: PAGE + 512,
-        };
+        let table = system_inode(0);
         let first = f.word(table.off + 152);
         let have = f.word(table.off + 160);
         let end = BYTES / PAGE - 1;
@@ -417,11 +414,7 @@ const IMAGES: &[(&str, Build)] = &[
         f.set(PAGE + 256, 16, (end - first) * 16);
     }),
     ("an inode table that is made of one page", |f, _| {
-        let table = Body {
-            ino: (1 << 63) + 2,
-            generation: 0,
-            off: PAGE + 512,
-        };
+        let table = system_inode(0);
         let first = f.word(table.off + 152);
         for off in [table.off, BYTES - PAGE + 512] {
             let i = Body { off, ..table };
