@@ -11,6 +11,7 @@ mod fstab_and_switch_root;
 mod kexec_keeps_region;
 mod lab_notices;
 mod misuse;
+mod module;
 mod sparse;
 
 use crate::lab::Lab;
@@ -62,6 +63,11 @@ pub const SCENARIOS: &[Scenario] = &[
         name: "from_6_1",
         about: "all that was written under 6.1 is there in 7.x",
         run: from_6_1::run,
+    },
+    Scenario {
+        name: "module",
+        about: "the kernel module is loaded into every 7.x kernel, and unloaded",
+        run: module::run,
     },
     Scenario {
         name: "demo",

@@ -6,6 +6,7 @@ mod bench;
 mod demo;
 mod figures;
 mod host;
+mod kmod;
 mod lab;
 mod msrv;
 #[path = "../../tests/vm/mod.rs"]
@@ -36,6 +37,8 @@ enum Task {
     /// Guests with stock Debian kernels: a shell in one, or a scenario
     #[command(subcommand)]
     Vm(vm::Task),
+    /// Build the kernel module for stock Debian kernels
+    Kmod(kmod::Kmod),
     /// Install what building and the lab need on this machine
     Setup,
 }
@@ -50,6 +53,7 @@ fn main() -> Result<()> {
         Task::Test(test) => test.run(),
         Task::Bench(bench) => bench.run(),
         Task::Vm(task) => vm::run(task),
+        Task::Kmod(kmod) => kmod.run(),
         Task::Setup => setup::all(),
     }
 }

@@ -29,6 +29,16 @@ const LAB: &[Need] = &[
     need("zstd", "zstd"),
 ];
 
+/// For the kernel module, which is built with compilers of Debian 13.
+const KMOD: &[Need] = &[
+    need("apt-get", "apt"),
+    need("dpkg-deb", "dpkg"),
+    need("gpgv", "gpgv"),
+    need("tar", "tar"),
+    need("unshare", "util-linux"),
+    need("xz", "xz-utils"),
+];
+
 /// Older ones now and then oops in the guest's text patching under multi-threaded TCG.
 const QEMU_MAJOR: u32 = 10;
 
@@ -52,6 +62,10 @@ pub fn lab() -> Result<()> {
     build()?;
     install(&missing(LAB), &[])?;
     qemu()
+}
+
+pub fn kmod() -> Result<()> {
+    install(&missing(KMOD), &[])
 }
 
 fn missing(needs: &[Need]) -> Vec<&'static str> {

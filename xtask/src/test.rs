@@ -37,6 +37,7 @@ const STEPS: &[Step] = &[
     step("vm:mounts", Daily, || vm::scenario("fstab_and_switch_root")),
     step("vm:sparse", Daily, || vm::scenario("sparse")),
     step("vm:from_6_1", Daily, || vm::scenario("from_6_1")),
+    step("vm:module", Daily, || vm::scenario("module")),
     step("vm:demo", Daily, vm_demo),
     step("vm:demo_without_unmount", Daily, || {
         vm::scenario("demo_without_unmount")

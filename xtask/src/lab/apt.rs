@@ -125,6 +125,14 @@ impl Apt {
         Ok(names)
     }
 
+    /// The newest version of a package.
+    pub fn version(&self, package: &str) -> Result<String> {
+        let text = host::stdout(self.tool("apt-cache").args(["madison", package]))?;
+        let version = text.lines().find_map(|line| line.split('|').nth(1));
+        let version = version.with_context(|| format!("the archive has no {package}"))?;
+        Ok(version.trim().to_owned())
+    }
+
     /// Downloads these packages (`name` or `name=version`) alone.
     pub fn download(&self, packages: &[String]) -> Result<Vec<PathBuf>> {
         let uris = |apt: &Apt| {

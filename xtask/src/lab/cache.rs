@@ -72,10 +72,12 @@ impl Cache {
     /// Removes what nobody has used for a month: versions that the archive has long replaced.
     pub fn sweep(&self) -> Result<()> {
         let _lock = self.lock("sweep")?;
-        let mut dirs = vec!["initrd", "kernels", "locks", "modules", "rust", "userland"]
-            .into_iter()
-            .map(|name| self.dir.join(name))
-            .collect::<Vec<_>>();
+        let mut dirs = vec![
+            "initrd", "kbuild", "kernels", "locks", "modules", "rust", "userland",
+        ]
+        .into_iter()
+        .map(|name| self.dir.join(name))
+        .collect::<Vec<_>>();
         for suite in list(&self.dir.join("apt")) {
             dirs.push(suite.join("archives"));
         }

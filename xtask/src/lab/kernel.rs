@@ -66,6 +66,29 @@ impl Kernels {
         self.offers.iter().map(|offer| offer.release.as_str())
     }
 
+    pub fn apt(&self) -> &Apt {
+        &self.apt
+    }
+
+    /// The release that a pattern means; see `get`.
+    pub fn release(&self, pattern: &str) -> Result<&str> {
+        Ok(&self.offers[self.choose(pattern)?].release)
+    }
+
+    /// The newest release of every series from this major version on.
+    pub fn series(&self, major: u64) -> Vec<&str> {
+        let mut seen = Vec::new();
+        self.releases()
+            .filter(|release| {
+                let version = version(release);
+                let series = version[..2.min(version.len())].to_vec();
+                let new = series.first() >= Some(&major) && !seen.contains(&series);
+                seen.push(series);
+                new
+            })
+            .collect()
+    }
+
     /// A kernel by a pattern: `6.12` is the newest 6.12.*, `7.x` the newest of all 7.*, `7.x-1` the
     /// newest of the series before that one; a whole release name is itself.
     pub fn get(&self, pattern: &str) -> Result<Kernel> {

@@ -172,6 +172,10 @@ impl Lab {
         host::target().join("vm").join(&self.name)
     }
 
+    pub fn cache(&self) -> &Cache {
+        &self.cache
+    }
+
     pub fn kernels(&self) -> Result<&Kernels> {
         if self.kernels.get().is_none() {
             let kernels = Kernels::find(&self.cache)?;

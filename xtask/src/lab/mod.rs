@@ -33,9 +33,10 @@ mod tools;
 mod userland;
 
 pub use apt::{unpack, Apt};
-pub use cache::{hex, Cache};
+pub use cache::{hex, key, Cache};
 pub use filesystem::Filesystem;
 pub use guest::Guest;
+pub use kernel::Kernels;
 pub use lab::{Boot, Lab};
 pub use region::{Region, Size};
 pub use tools::check_static;

@@ -1,0 +1,153 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0 OR GPL-2.0
+//! The source of a kernel, with its configuration, prepared as far as a module in Rust needs.
+
+use super::userland::{Bind, Userland};
+use crate::host;
+use crate::lab::{key, unpack, Apt, Cache, Kernels};
+use anyhow::{bail, ensure, Context, Result};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Not even looked at.
+const NOT_UNPACKED: &[&str] = &["*/Documentation/*/*", "*/tools/testing/*"];
+
+/// Looked at while it is prepared, and not later. The other filesystems stay: they are good to read.
+const NOT_KEPT: &str = "
+    rm -rf drivers sound net samples tools/perf
+    for arch in arch/*/; do [ $arch = arch/x86/ ] || rm -rf $arch; done";
+
+/// To be changed with `make`, so that the old ones are not taken any more.
+const RECIPE: &[u8] = b"1";
+
+pub struct Source {
+    pub dir: PathBuf,
+}
+
+impl Source {
+    /// The tree for a release. It remembers its path, which is `/usr/src/linux` in the userland.
+    pub fn open(
+        cache: &Cache,
+        kernels: &Kernels,
+        release: &str,
+        userland: &Userland,
+    ) -> Result<Source> {
+        let packages = packages(kernels.apt(), release)?;
+        let root = userland.root.as_os_str().as_encoded_bytes();
+        let recipe = [root, RECIPE];
+        let names = packages.iter().map(|name| name.as_bytes()).chain(recipe);
+        let dir = cache.get(&format!("kbuild/{release}-{}", key(names)), |dir| {
+            let files = kernels.apt().download(&packages)?;
+            make(&files, release, userland, dir)?;
+            // By far the largest; nobody needs it again.
+            fs::remove_file(&files[0]).context("remove the source's package")
+        })?;
+        Ok(Source { dir })
+    }
+}
+
+/// The source first, all of the version of the kernel's own package.
+fn packages(apt: &Apt, release: &str) -> Result<Vec<String>> {
+    let series: Vec<&str> = release.splitn(3, '.').take(2).collect();
+    let version = apt.version(&format!("linux-modules-{release}"))?;
+    let source = format!("linux-source-{}", series.join("."));
+    let base = format!("linux-base-{release}");
+    let headers = format!("linux-headers-{release}");
+    let names = [source, base, headers];
+    Ok(names.map(|name| format!("{name}={version}")).to_vec())
+}
+
+fn make(files: &[PathBuf], release: &str, userland: &Userland, dir: &Path) -> Result<()> {
+    println!("kmod: preparing {release} (some minutes, once)");
+    fs::create_dir_all(dir)?;
+    let parts = dir.join("packages");
+    files.iter().try_for_each(|file| unpack(file, &parts))?;
+    let config = parts.join(format!("usr/lib/modules/{release}/config"));
+    let config = fs::read_to_string(&config).with_context(|| format!("{}", config.display()))?;
+    same_compiler(&config, release, userland)?;
+
+    let mut tar = host::command("tar", ["-x", "--strip-components=1", "-C"]);
+    tar.arg(dir).arg("-f").arg(tarball(&parts.join("usr/src"))?);
+    for pattern in NOT_UNPACKED {
+        tar.arg(format!("--exclude={pattern}"));
+    }
+    host::quiet(&mut tar)?;
+    let headers = parts.join(format!("usr/src/linux-headers-{release}"));
+    fs::copy(headers.join("Module.symvers"), dir.join("Module.symvers"))?;
+    fs::remove_dir_all(&parts)?;
+
+    fs::write(dir.join(".config"), config)?;
+    // `7.3.4+deb13-cloud-amd64`: the Makefile knows what comes before the plus.
+    let local = release.find(|c: char| !c.is_ascii_digit() && c != '.');
+    let local = local.map_or("", |at| &release[at..]);
+    fs::write(dir.join("localversion"), format!("{local}\n"))?;
+    let script = format!(
+        "cd /usr/src/linux
+         make -s -j$(nproc) olddefconfig
+         make -s -j$(nproc) prepare modules_prepare
+         {NOT_KEPT}"
+    );
+    userland
+        .run(&[Bind::writable(dir, "usr/src/linux")], &script)
+        .with_context(|| format!("cannot prepare the source of {release}"))?;
+
+    let made = fs::read_to_string(dir.join("include/config/kernel.release"))?;
+    ensure!(
+        made.trim() == release,
+        "the source of {release} calls itself {made}"
+    );
+    let config = fs::read_to_string(dir.join(".config"))?;
+    ensure!(
+        setting(&config, "CONFIG_RUST") == Some("y"),
+        "{release}: the configuration lost Rust: the tools here are not what the kernel asks for"
+    );
+    Ok(())
+}
+
+fn tarball(dir: &Path) -> Result<PathBuf> {
+    let mut entries = fs::read_dir(dir)?.flatten().map(|entry| entry.path());
+    entries
+        .find(|path| path.extension().is_some_and(|ext| ext == "xz"))
+        .context("no tarball in the source's package")
+}
+
+/// A kernel and its modules have to be of one rustc: nothing else reads the metadata, and the
+/// layout of types is its own affair.
+fn same_compiler(config: &str, release: &str, userland: &Userland) -> Result<()> {
+    if setting(config, "CONFIG_RUST") != Some("y") {
+        bail!("{release} is built without Rust (CONFIG_RUST)");
+    }
+    let its = setting(config, "CONFIG_RUSTC_VERSION_TEXT").unwrap_or("an unknown rustc");
+    let ours = userland.run(&[], "rustc --version")?;
+    ensure!(
+        ours.trim() == its,
+        "{release} was built with {its}, and Debian 13 now has {}: no module can be built for it",
+        ours.trim()
+    );
+    Ok(())
+}
+
+/// The value of a setting in a kernel's configuration, without quotes.
+fn setting<'a>(config: &'a str, name: &str) -> Option<&'a str> {
+    let mut values = config
+        .lines()
+        .filter_map(|line| line.strip_prefix(name)?.strip_prefix('='));
+    values.next().map(|value| value.trim_matches('"'))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn settings_are_found_by_their_whole_name() {
+        let config = "# CONFIG_RU is not set\nCONFIG_RUSTC_VERSION=108501\n\
+                      CONFIG_RUSTC_VERSION_TEXT=\"rustc 1.85.1 (4eb161250 2025-03-15)\"\n\
+                      CONFIG_RUST=y\n";
+        assert_eq!(setting(config, "CONFIG_RUST"), Some("y"));
+        assert_eq!(setting(config, "CONFIG_RU"), None);
+        assert_eq!(
+            setting(config, "CONFIG_RUSTC_VERSION_TEXT"),
+            Some("rustc 1.85.1 (4eb161250 2025-03-15)")
+        );
+    }
+}
