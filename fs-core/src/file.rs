@@ -235,6 +235,12 @@ impl<R: Region, H: Host> Fs<R, H> {
         self.zero_bytes(i, i.size(), i.size().next_multiple_of(PAGE))
     }
 
+    pub(crate) fn do_zero_behind_size(&self, ino: Ino) -> Result<()> {
+        let mut i = Inode::NONE;
+        self.writable(ino, &mut i)?;
+        self.zero_tail(&i)
+    }
+
     /// Records that data changed, and that the file reaches to `end` at least. `i` is the inode as it
     /// is now.
     fn touch(&self, i: &mut Inode, end: u64) -> Result<()> {

@@ -600,6 +600,15 @@ impl<R: Region, H: Host> Fs<R, H> {
         self.noted(self.do_map_written(ino, file_page, pages))
     }
 
+    /// Zeros what the last page of a file holds behind its size. Nothing but a mapping shows that; it is
+    /// done besides whenever the size grows over it. Locks: `ino` exclusive.
+    ///
+    /// # Errors
+    /// `ReadOnly`, `NotPermitted` (sealed), `IsDirectory`, `Invalid`, `Stale`.
+    pub fn zero_behind_size(&self, ino: Ino) -> Result<()> {
+        self.noted(self.do_zero_behind_size(ino))
+    }
+
     /// Sets atime, if `time` is later. Locks: `ino` exclusive.
     ///
     /// # Errors

@@ -381,12 +381,18 @@ impl<R: Region, H: Host> Tx<'_, R, H> {
         self.poke(i.off, &i.b, kind::PLAIN)
     }
 
+    /// The shard that this transaction's slot takes inodes from and gives them back to.
+    fn own_shard(&self) -> u64 {
+        // A geometry has shards; said once more, there is no way into a panic here.
+        self.slot % self.fs.geo.shards.max(1)
+    }
+
     /// Makes an inode: number, generation, place and the in-use flag are set, nothing is written yet
     /// (`put_new_inode` does).
     pub(crate) fn new_inode(&mut self, i: &mut Inode) -> TxResult<()> {
         let fs = self.fs;
-        let shards = fs.geo.shards;
-        let own = self.slot % shards;
+        let shards = fs.geo.shards.max(1);
+        let own = self.own_shard();
         self.lock(lock::SHARDS + own as usize)?;
         let mut s = [0; SECTOR as usize];
         fs.shard(self, own, &mut s)?;
@@ -513,7 +519,7 @@ impl<R: Region, H: Host> Tx<'_, R, H> {
         self.poke(from, s, kind::PLAIN)?;
         last.set_link(0);
         self.put_inode(&last)?;
-        let own = self.slot % fs.geo.shards;
+        let own = self.own_shard();
         fs.shard(self, own, s)?;
         put64(s, shard::FREE_HEAD, first);
         put64(s, shard::FREE_COUNT, moved);
@@ -545,7 +551,7 @@ impl<R: Region, H: Host> Tx<'_, R, H> {
 
     /// Puts an inode on a free list.
     pub(crate) fn free_inode(&mut self, i: &Inode) -> TxResult<()> {
-        let index = self.slot % self.fs.geo.shards;
+        let index = self.own_shard();
         self.lock(lock::SHARDS + index as usize)?;
         let mut s = [0; SECTOR as usize];
         self.fs.shard(self, index, &mut s)?;

@@ -634,7 +634,8 @@ impl<R: Region, H: Host> Fs<R, H> {
 
     /// Takes a free journal slot, near to the one this CPU used last.
     fn take_slot(&self) -> u64 {
-        let n = self.geo.slots;
+        // As in `own_shard`: no way into a panic.
+        let n = self.geo.slots.max(1);
         let first = self.host.cpu() as u64 % n;
         for k in 0..n {
             let s = (first + k) % n;

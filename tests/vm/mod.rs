@@ -12,6 +12,7 @@ mod kexec_keeps_region;
 mod lab_notices;
 mod misuse;
 mod module;
+mod module_files;
 mod sparse;
 
 use crate::lab::Lab;
@@ -63,6 +64,11 @@ pub const SCENARIOS: &[Scenario] = &[
         name: "from_6_1",
         about: "all that was written under 6.1 is there in 7.x",
         run: from_6_1::run,
+    },
+    Scenario {
+        name: "module_files",
+        about: "what the kernel module writes is clean, and FUSE shows the same",
+        run: module_files::run,
     },
     Scenario {
         name: "module",

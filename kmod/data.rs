@@ -1,0 +1,206 @@
+// SPDX-License-Identifier: GPL-2.0
+//! The bytes of files: read, written, allocated, copied.
+//!
+//! Locks, in this order: the inode lock (of writers), the invalidate lock (of who takes pages away), the
+//! core's lock of the inode (`meta`). Copies are made under the last, and so with page faults disabled:
+//! the memory on the other side may be a mapping of this very file.
+
+use crate::errno::{check_newsize, Errno, Result};
+use crate::nodes;
+use crate::vfs::inode::LockedPair;
+use crate::vfs::iov::Kiocb;
+use crate::vfs::{File, Inode, IovIter};
+use fs_core::{Error, Fallocate, Seek, PAGE_SIZE};
+
+/// Copies that got nowhere, though the caller's memory was there, before we give up.
+const PATIENCE: u32 = 16;
+
+/// Reads from the position of `io` on.
+pub(crate) fn read(io: &mut Kiocb<'_>, iter: &mut IovIter<'_>) -> Result<u64> {
+    let file = io.file();
+    let inode = file.inode();
+    let fs = inode.mount().fs();
+    let mut done = 0;
+    let mut failures = 0;
+    let result = loop {
+        let before = done;
+        let result = {
+            let _meta = match io.is_nowait() {
+                true => match inode.try_meta_shared() {
+                    Some(meta) => meta,
+                    None => break Err(Errno::AGAIN),
+                },
+                false => inode.meta_shared(),
+            };
+            let at = io.position() + done;
+            fs.read_with(inode.ino(), at, iter.count(), &mut |from, n| {
+                let got = iter.copy_out(fs.region(), from, n)?;
+                done += got;
+                if got < n {
+                    Err(Error::Fault)
+                } else {
+                    Ok(())
+                }
+            })
+        };
+        match result {
+            Ok(_) => break Ok(()),
+            Err(Error::Fault) if io.is_nowait() => break Err(Errno::AGAIN),
+            Err(Error::Fault) => {
+                failures = if done > before { 0 } else { failures + 1 };
+                let left = iter.count();
+                if iter.fault_in_writeable(left) == left {
+                    break Err(Errno::FAULT);
+                }
+                if failures > PATIENCE {
+                    // The other side is there: it is the region's memory that has gone bad.
+                    break Err(Errno::IO);
+                }
+            }
+            Err(e) => break Err(e.into()),
+        }
+    };
+    io.advance(done);
+    file.accessed();
+    match result {
+        Err(e) if done == 0 => Err(e),
+        _ => Ok(done),
+    }
+}
+
+/// Writes to the position of `io`.
+pub(crate) fn write(io: &mut Kiocb<'_>, iter: &mut IovIter<'_>) -> Result<u64> {
+    if io.is_nowait() {
+        return Err(Errno::AGAIN);
+    }
+    let file = io.file();
+    let inode = file.inode();
+    let fs = inode.mount().fs();
+    let _inode = inode.lock();
+    if io.write_checks(iter)? == 0 {
+        return Ok(0);
+    }
+    file.remove_privileges()?;
+    let mut done = 0;
+    let mut failures = 0;
+    let result = loop {
+        let at = io.position() + done;
+        let mut want = iter.count();
+        if want == 0 {
+            break Ok(());
+        }
+        if failures > 1 {
+            // So much that not all of it stays in memory at once.
+            want = want.min(PAGE_SIZE - at % PAGE_SIZE);
+        }
+        let result = {
+            let _meta = inode.meta(0);
+            let result = fs.write_with(inode.ino(), at, want, &|to, pos, n| {
+                iter.copy_in(fs.region(), to, pos, n)
+            });
+            if let Ok(written) = &result {
+                inode.refresh(&written.attr);
+            }
+            result
+        };
+        match result {
+            Ok(written) => {
+                if written.mapped && !inode.is_unmapped() {
+                    inode.forget_mappings(at, at + written.bytes);
+                }
+                iter.advance(written.bytes);
+                done += written.bytes;
+                failures = 0;
+            }
+            Err(Error::Fault) => {
+                failures += 1;
+                if iter.fault_in_readable(want) == want || failures > PATIENCE {
+                    break Err(Errno::FAULT);
+                }
+            }
+            Err(e) => break Err(e.into()),
+        }
+    };
+    io.advance(done);
+    match result {
+        Err(e) if done == 0 => Err(e),
+        _ => Ok(done),
+    }
+}
+
+/// fallocate(2).
+pub(crate) fn allocate(file: &File, what: Fallocate, start: u64, len: u64) -> Result {
+    let inode = file.inode();
+    let fs = inode.mount().fs();
+    let end = start.checked_add(len).ok_or(Errno::INVALID)?;
+    let _inode = inode.lock();
+    if let Fallocate::Allocate { keep_size: false } | Fallocate::ZeroRange { keep_size: false } =
+        what
+    {
+        check_newsize(inode, end)?;
+    }
+    file.remove_privileges()?;
+    let _faults = match what {
+        Fallocate::Allocate { .. } => None,
+        Fallocate::PunchHole | Fallocate::ZeroRange { .. } => {
+            let faults = inode.invalidate_lock();
+            inode.wait_for_users(&faults, start, end)?;
+            // Whole pages lose their place; the edges are zeroed where they are.
+            let first = start.next_multiple_of(PAGE_SIZE);
+            let last = match end >= inode.size() {
+                true => end.next_multiple_of(PAGE_SIZE),
+                false => end - end % PAGE_SIZE,
+            };
+            if first < last {
+                inode.drop_mappings(&faults, first, last);
+            }
+            Some(faults)
+        }
+    };
+    let _meta = inode.meta(0);
+    let result = fs.fallocate(inode.ino(), what, start, len);
+    nodes::refresh(inode)?;
+    Ok(result?)
+}
+
+/// copy_file_range(2) inside one region.
+pub(crate) fn copy(from: &File, from_at: u64, to: &File, to_at: u64, len: u64) -> Result<u64> {
+    let (source, target) = (from.inode(), to.inode());
+    let fs = target.mount().fs();
+    let _inodes = LockedPair::new(source, target);
+    to.remove_privileges()?;
+    let result = {
+        let _source = (!source.is_same(target)).then(|| source.meta(2));
+        let _target = target.meta(3);
+        let result = fs.copy_range(source.ino(), from_at, target.ino(), to_at, len);
+        nodes::refresh(target)?;
+        result
+    };
+    if !target.is_unmapped() {
+        target.forget_mappings(to_at, to_at.saturating_add(len));
+    }
+    from.accessed();
+    Ok(result?)
+}
+
+/// SEEK_DATA and SEEK_HOLE.
+pub(crate) fn seek(file: &File, offset: u64, what: Seek) -> Result<i64> {
+    let inode = file.inode();
+    let at = {
+        let _meta = inode.meta_shared();
+        inode.mount().fs().seek(inode.ino(), offset, what)?
+    };
+    Ok(file.set_position(at))
+}
+
+/// Zeros what a shortened file's last page holds behind its end: a mapping shows it. The caller has the
+/// inode's `meta`.
+pub(crate) fn zero_tail(inode: &Inode) -> Result {
+    let fs = inode.mount().fs();
+    let size = inode.size();
+    let within = size % PAGE_SIZE;
+    if within != 0 {
+        fs.zero_behind_size(inode.ino())?;
+    }
+    Ok(())
+}

@@ -1,0 +1,178 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Names: found, made, taken away, moved.
+//!
+//! The VFS holds the inode locks of all directories involved, and of what is unlinked, replaced or moved.
+
+use crate::acl;
+use crate::errno::{Errno, Result};
+use crate::nodes;
+use crate::vfs::fill::Label;
+use crate::vfs::inode::Fresh;
+use crate::vfs::{Dentry, Idmap, Inode, InodeRef};
+use fs_core::{Attr, Error, NewInode, RenameMode, S_IFLNK};
+use kernel::prelude::*;
+
+/// What a name names.
+pub(crate) fn lookup(dir: &Inode, dentry: &Dentry) -> Result<Option<InodeRef>> {
+    let found = {
+        let _meta = dir.meta_shared();
+        dir.mount().fs().lookup(dir.ino(), dentry.name())
+    };
+    match found {
+        // The directory is locked: the name stands, and so the inode has a link.
+        Ok(ino) => nodes::named(dir.super_block(), ino).map(Some),
+        Err(Error::NotFound) => Ok(None),
+        Err(e) => Err(e.into()),
+    }
+}
+
+/// The directory above.
+pub(crate) fn parent(dir: &Inode) -> Result<InodeRef> {
+    let ino = {
+        let _meta = dir.meta_shared();
+        dir.mount().fs().parent(dir.ino())?
+    };
+    nodes::named(dir.super_block(), ino)
+}
+
+/// What is to be made.
+pub(crate) enum Make<'a> {
+    /// A file, directory, device, FIFO or socket: mode and device number.
+    Node(u32, u64),
+    /// A symbolic link and where it leads.
+    Link(&'a [u8]),
+}
+
+/// Makes something under a new name.
+pub(crate) fn make(idmap: Idmap, dir: &Inode, dentry: &Dentry, make: Make<'_>) -> Result<Fresh> {
+    let (uid, gid) = idmap.new_owner(dir);
+    let fs = dir.mount().fs();
+    let (mode, rdev) = match make {
+        Make::Node(mode, rdev) => (mode, rdev),
+        Make::Link(_) => (S_IFLNK | 0o777, 0),
+    };
+    let inherited = acl::Inherited::new(dir, mode)?;
+    let new = NewInode {
+        mode: inherited.mode(),
+        uid,
+        gid,
+        rdev,
+    };
+    let attr = {
+        let _meta = dir.meta(0);
+        let attr = match make {
+            Make::Node(..) => fs.create(dir.ino(), dentry.name(), &new)?,
+            Make::Link(target) => fs.symlink(dir.ino(), dentry.name(), target, &new)?,
+        };
+        nodes::refresh(dir)?;
+        attr
+    };
+    dress(dir, dentry, &attr, inherited).inspect_err(|_| {
+        let _meta = dir.meta(0);
+        // Half made is not made. If that fails too, the first error is the one to tell.
+        let _ = fs
+            .unlink(dir.ino(), dentry.name())
+            .and_then(|gone| fs.evict(gone.ino));
+        let _ = nodes::refresh(dir);
+    })
+}
+
+/// What else a new inode has from its directory: access control lists, a label.
+fn dress(dir: &Inode, dentry: &Dentry, attr: &Attr, inherited: acl::Inherited) -> Result<Fresh> {
+    let fresh = nodes::born(dir.super_block(), attr)?;
+    inherited.apply(&fresh)?;
+    Label::apply(&fresh, dir, Some(dentry))?;
+    Ok(fresh)
+}
+
+/// Makes a file without a name.
+pub(crate) fn make_nameless(idmap: Idmap, dir: &Inode, mode: u32) -> Result<Fresh> {
+    let (uid, gid) = idmap.new_owner(dir);
+    let inherited = acl::Inherited::new(dir, mode)?;
+    let new = NewInode {
+        mode: inherited.mode(),
+        uid,
+        gid,
+        rdev: 0,
+    };
+    let fs = dir.mount().fs();
+    let attr = {
+        let _meta = dir.meta_shared();
+        fs.tmpfile(dir.ino(), &new)?
+    };
+    let fresh = nodes::born(dir.super_block(), &attr)?;
+    inherited.apply(&fresh)?;
+    Label::apply(&fresh, dir, None)?;
+    Ok(fresh)
+}
+
+/// Gives an inode one more name.
+pub(crate) fn link(inode: &Inode, dir: &Inode, dentry: &Dentry) -> Result {
+    let _dir = dir.meta(0);
+    let _inode = inode.meta(2);
+    let attr = dir
+        .mount()
+        .fs()
+        .link(inode.ino(), dir.ino(), dentry.name())?;
+    inode.refresh(&attr);
+    nodes::refresh(dir)
+}
+
+/// Takes a name away.
+pub(crate) fn unlink(dir: &Inode, dentry: &Dentry, directory: bool) -> Result {
+    let inode = dentry.inode().ok_or(Errno::NO_ENTRY)?;
+    let _dir = dir.meta(0);
+    let _inode = inode.meta(2);
+    let fs = dir.mount().fs();
+    if directory {
+        fs.rmdir(dir.ino(), dentry.name())?;
+    } else {
+        fs.unlink(dir.ino(), dentry.name())?;
+    }
+    nodes::refresh(inode)?;
+    nodes::refresh(dir)
+}
+
+/// Moves a name, or exchanges two.
+pub(crate) fn rename(
+    dir: &Inode,
+    dentry: &Dentry,
+    new_dir: &Inode,
+    new_dentry: &Dentry,
+    mode: RenameMode,
+) -> Result {
+    let inode = dentry.inode().ok_or(Errno::NO_ENTRY)?;
+    let target = new_dentry.inode().filter(|target| !target.is_same(inode));
+    let other = (!new_dir.is_same(dir)).then_some(new_dir);
+    // An inode that is moved can be no directory it is moved from or to.
+    let _dir = dir.meta(0);
+    let _new_dir = other.map(|dir| dir.meta(1));
+    let _inode = inode.meta(2);
+    let _target = target.map(|target| target.meta(3));
+    dir.mount().fs().rename(
+        dir.ino(),
+        dentry.name(),
+        new_dir.ino(),
+        new_dentry.name(),
+        mode,
+    )?;
+    for changed in [Some(dir), other, Some(inode), target]
+        .into_iter()
+        .flatten()
+    {
+        nodes::refresh(changed)?;
+    }
+    Ok(())
+}
+
+/// Where a symbolic link leads, with a NUL behind it.
+pub(crate) fn target(inode: &Inode) -> Result<KBox<[u8; 4096]>> {
+    let mut target = KBox::new([0; 4096], GFP_KERNEL)?;
+    let _meta = inode.meta_shared();
+    let room = target.len() - 1;
+    inode
+        .mount()
+        .fs()
+        .readlink(inode.ino(), &mut target[..room])?;
+    Ok(target)
+}

@@ -1,0 +1,75 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Superblocks of the VFS.
+
+use super::inode::{self, Got};
+use crate::bindings as c;
+use crate::errno::Result;
+use crate::mount::{Mount, Site};
+use core::cell::UnsafeCell;
+use fs_core::Ino;
+
+/// A superblock of ours.
+#[repr(transparent)]
+pub(crate) struct Super(UnsafeCell<c::super_block>);
+
+impl Super {
+    /// # Safety
+    /// `p` is a superblock of ours and lives for `'a`.
+    #[inline]
+    pub(crate) unsafe fn from_raw<'a>(p: *mut c::super_block) -> &'a Super {
+        // SAFETY: transparent over an `UnsafeCell`, so that others may write; alive by the contract.
+        unsafe { &*p.cast::<Super>() }
+    }
+
+    #[inline]
+    pub(crate) fn raw(&self) -> *mut c::super_block {
+        self.0.get()
+    }
+
+    /// What we keep for it.
+    #[inline]
+    pub(crate) fn site(&self) -> &Site {
+        // SAFETY: `sget_fc` set it before the superblock could be found, and `kill_sb` frees it last.
+        unsafe { &*(*self.raw()).s_fs_info.cast::<Site>() }
+    }
+
+    #[inline]
+    pub(crate) fn mount(&self) -> &Mount {
+        self.site().mount()
+    }
+
+    pub(crate) fn is_lazytime(&self) -> bool {
+        self.flags() & u64::from(c::rpramfs_flag_RPRAMFS_SB_LAZYTIME) != 0
+    }
+
+    fn flags(&self) -> u64 {
+        // SAFETY: a word that others change whole.
+        unsafe { (&raw const (*self.raw()).s_flags).read_volatile() as u64 }
+    }
+
+    /// The VFS's inode of a number, known or to be read in.
+    pub(crate) fn get(&self, ino: Ino) -> Result<Got> {
+        inode::get(self, ino)
+    }
+}
+
+/// A superblock for work in the background.
+pub(crate) struct Handle(*mut c::super_block);
+
+// SAFETY: only an address; what it leads to may be used from any task.
+unsafe impl Send for Handle {}
+// SAFETY: as for `Send`.
+unsafe impl Sync for Handle {}
+
+impl Handle {
+    /// # Safety
+    /// The superblock outlives the value.
+    pub(crate) unsafe fn new(sb: *mut c::super_block) -> Self {
+        Handle(sb)
+    }
+
+    pub(crate) fn get(&self) -> &Super {
+        // SAFETY: by the contract of `new`.
+        unsafe { Super::from_raw(self.0) }
+    }
+}

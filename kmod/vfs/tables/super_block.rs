@@ -1,0 +1,71 @@
+// SPDX-License-Identifier: GPL-2.0
+//! super_operations.
+
+use super::{zeroed, Table};
+use crate::bindings as c;
+use crate::errno::int;
+use crate::vfs::{Inode, Super};
+use crate::{attributes, nodes};
+use kernel::ffi::c_int;
+
+pub(crate) static SUPER_OPERATIONS: Table<c::super_operations> = Table(c::super_operations {
+    alloc_inode: Some(c::rpramfs_alloc_inode),
+    free_inode: Some(c::rpramfs_free_inode),
+    write_inode: Some(write_inode),
+    evict_inode: Some(evict_inode),
+    statfs: Some(statfs),
+    sync_fs: Some(sync_fs),
+    ..zeroed()
+});
+
+/// # Safety
+/// Called by the VFS with an inode of ours whose times are dirty (`lazytime`).
+unsafe extern "C" fn write_inode(inode: *mut c::inode, _: *mut c::writeback_control) -> c_int {
+    // SAFETY: by the contract.
+    int(attributes::store_times(unsafe { Inode::from_raw(inode) }))
+}
+
+/// # Safety
+/// Called by the VFS with an inode of ours that nobody has any more.
+unsafe extern "C" fn evict_inode(inode: *mut c::inode) {
+    // SAFETY: by the contract; mappings go before the pages do, and nobody uses pages after
+    // `dax_break_layout_final`.
+    unsafe {
+        if (*inode).i_flags & c::rpramfs_flag_RPRAMFS_S_DAX != 0 {
+            c::dax_break_layout_final(inode);
+        }
+        c::truncate_inode_pages_final(&raw mut (*inode).i_data);
+        c::clear_inode(inode);
+        nodes::evict(Inode::from_raw(inode));
+    }
+}
+
+/// # Safety
+/// Called by the VFS with a dentry of ours and a structure to fill.
+unsafe extern "C" fn statfs(dentry: *mut c::dentry, to: *mut c::kstatfs) -> c_int {
+    // SAFETY: by the contract.
+    let (sb, to) = unsafe { (Super::from_raw((*dentry).d_sb), &mut *to) };
+    let st = attributes::statfs(sb);
+    // SAFETY: the superblock lives; the UUID has 16 bytes.
+    unsafe {
+        to.f_type = (*sb.raw()).s_magic as _;
+        to.f_fsid = c::rpramfs_fsid(st.uuid.as_ptr());
+    }
+    to.f_bsize = st.block as _;
+    to.f_frsize = st.block as _;
+    to.f_blocks = st.blocks;
+    to.f_bfree = st.free;
+    to.f_bavail = st.available;
+    to.f_files = st.files;
+    to.f_ffree = st.files_free;
+    to.f_namelen = fs_core::NAME_MAX as _;
+    0
+}
+
+/// Everything is where it belongs when an operation returns.
+///
+/// # Safety
+/// Called by the VFS.
+unsafe extern "C" fn sync_fs(_: *mut c::super_block, _: c_int) -> c_int {
+    0
+}
