@@ -8,12 +8,22 @@ use anyhow::{bail, ensure, Context, Result};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Not even looked at.
-const NOT_UNPACKED: &[&str] = &["*/Documentation/*/*", "*/tools/testing/*"];
+/// Not even looked at, and most of the whole. Configuring reads every Kconfig.
+const NOT_UNPACKED: &[&str] = &[
+    "arch/[a-wyz]*.[chS]",
+    "arch/*/dts/*",
+    "Documentation/*/*",
+    "drivers/*.c",
+    "drivers/gpu/drm/amd/include/*",
+    "samples/*.c",
+    "sound/*.[ch]",
+    "tools/perf/*",
+    "tools/testing/*",
+];
 
 /// Looked at while it is prepared, and not later. The other filesystems stay: they are good to read.
 const NOT_KEPT: &str = "
-    rm -rf drivers sound net samples tools/perf
+    rm -rf drivers sound net samples
     for arch in arch/*/; do [ $arch = arch/x86/ ] || rm -rf $arch; done";
 
 /// To be changed with `make`, so that the old ones are not taken any more.
@@ -38,14 +48,15 @@ impl Source {
         let dir = cache.get(&format!("kbuild/{release}-{}", key(names)), |dir| {
             let files = kernels.apt().download(&packages)?;
             make(&files, release, userland, dir)?;
-            // By far the largest; nobody needs it again.
-            fs::remove_file(&files[0]).context("remove the source's package")
+            // By far the largest, and nobody needs it again.
+            let largest = files.iter().max_by_key(|file| size(file));
+            largest.map_or(Ok(()), |file| Ok(fs::remove_file(file)?))
         })?;
         Ok(Source { dir })
     }
 }
 
-/// The source first, all of the version of the kernel's own package.
+/// Source, configuration and symbols, of the version of the kernel's own package.
 fn packages(apt: &Apt, release: &str) -> Result<Vec<String>> {
     let series: Vec<&str> = release.splitn(3, '.').take(2).collect();
     let version = apt.version(&format!("linux-modules-{release}"))?;
@@ -65,12 +76,15 @@ fn make(files: &[PathBuf], release: &str, userland: &Userland, dir: &Path) -> Re
     let config = fs::read_to_string(&config).with_context(|| format!("{}", config.display()))?;
     same_compiler(&config, release, userland)?;
 
-    let mut tar = host::command("tar", ["-x", "--strip-components=1", "-C"]);
-    tar.arg(dir).arg("-f").arg(tarball(&parts.join("usr/src"))?);
+    let mut tar = host::command("tar", ["-x", "--strip-components=1", "--anchored", "-C"]);
+    let tarball = tarball(&parts.join("usr/src"))?;
+    tar.arg(dir).arg("-f").arg(&tarball);
+    let name = tarball.file_name().unwrap_or_default().to_string_lossy();
+    let top = name.trim_end_matches(".tar.xz");
     for pattern in NOT_UNPACKED {
-        tar.arg(format!("--exclude={pattern}"));
+        tar.arg(format!("--exclude={top}/{pattern}"));
     }
-    host::quiet(&mut tar)?;
+    host::quiet(tar.env("LC_ALL", "C"))?;
     let headers = parts.join(format!("usr/src/linux-headers-{release}"));
     fs::copy(headers.join("Module.symvers"), dir.join("Module.symvers"))?;
     fs::remove_dir_all(&parts)?;
@@ -101,6 +115,10 @@ fn make(files: &[PathBuf], release: &str, userland: &Userland, dir: &Path) -> Re
         "{release}: the configuration lost Rust: the tools here are not what the kernel asks for"
     );
     Ok(())
+}
+
+fn size(file: &Path) -> u64 {
+    fs::metadata(file).map_or(0, |meta| meta.len())
 }
 
 fn tarball(dir: &Path) -> Result<PathBuf> {

@@ -132,7 +132,7 @@ impl Userland {
                  [ $3 = rw ] || mount -o remount,bind,ro \"$root/$2\"
                  shift 3
              done
-             exec chroot $root /usr/bin/env -i LC_ALL=C HOME=/tmp \
+             exec chroot $root /usr/bin/env -i LC_ALL=C HOME=/tmp KBUILD_BUILD_USER=rpramfs \
                  PATH=/usr/sbin:/usr/bin /bin/sh -ec \"$1\"",
             "kmod",
         ]);
