@@ -4,6 +4,7 @@
 //! A new group of measures is a function and a line in [`GROUPS`].
 
 mod criu;
+mod kmod;
 mod others;
 mod program;
 mod stats;
@@ -32,6 +33,11 @@ const GROUPS: &[Group] = &[
         name: "criu",
         about: "checkpoint and restore of a 256 MiB process, mount against tmpfs",
         run: criu::run,
+    },
+    Group {
+        name: "kmod",
+        about: "the kernel module against tmpfs, ext4-DAX and xfs-DAX in one guest",
+        run: kmod::run,
     },
 ];
 

@@ -9,6 +9,7 @@ mod agent;
 mod boot;
 mod holes;
 mod memory;
+mod work;
 
 fn main() {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -17,6 +18,7 @@ fn main() {
         Some("hold") => memory::hold(&args[1..]),
         Some("holes") => holes::main(&args[1..]),
         Some("memory") => memory::main(&args[1..]),
+        Some("work") => work::main(&args[1..]),
         _ if std::process::id() == 1 => boot::run(),
         _ => Err("meant to be the /init of a lab guest".to_owned()),
     };
