@@ -6,7 +6,6 @@
 #ifndef RPRAMFS_GLUE_H
 #define RPRAMFS_GLUE_H
 
-#include <linux/capability.h>
 #include <linux/fs.h>
 #include <linux/mm.h>
 #include <linux/rwsem.h>
@@ -14,18 +13,6 @@
 
 struct iov_iter;
 struct vm_area_desc;
-
-/* Flags that are made by macros bindgen cannot see through. */
-enum rpramfs_flag {
-	RPRAMFS_SB_RDONLY = SB_RDONLY,
-	RPRAMFS_SB_POSIXACL = SB_POSIXACL,
-	RPRAMFS_SB_LAZYTIME = SB_LAZYTIME,
-	RPRAMFS_SB_ACTIVE = SB_ACTIVE,
-	RPRAMFS_S_IMMUTABLE = S_IMMUTABLE,
-	RPRAMFS_S_DAX = S_DAX,
-	RPRAMFS_CAP_SYS_ADMIN = CAP_SYS_ADMIN,
-	RPRAMFS_IOCB_NOWAIT = (__force int)IOCB_NOWAIT,
-};
 
 /* A hint: this_cpu is a macro. */
 unsigned int rpramfs_cpu(void);

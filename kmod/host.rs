@@ -6,7 +6,6 @@ use crate::errno::{check, Errno, Result};
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicPtr, Ordering};
 use fs_core::{Corruption, Host, LOCKS};
-use kernel::ffi::c_ulong;
 
 /// The kernel as a host of one mount.
 pub(crate) struct KernelHost {
@@ -122,7 +121,7 @@ impl Host for KernelHost {
         if !sb.is_null() {
             // SAFETY: the superblock lives, by the contract of `set_super`. Others may change the
             // flags at the same time, as ext4 and others do here too: the flag that counts is the core's.
-            unsafe { (*sb).s_flags |= c::rpramfs_flag_RPRAMFS_SB_RDONLY as c_ulong };
+            unsafe { (*sb).s_flags |= c::SB_RDONLY };
         }
     }
 }

@@ -3,6 +3,7 @@
 
 #include <linux/backing-dev.h>
 #include <linux/blkdev.h>
+#include <linux/capability.h>
 #include <linux/crc32.h>
 #include <linux/cred.h>
 #include <linux/dax.h>
@@ -106,6 +107,8 @@ CONSTANT(VM_MIXEDMAP);
 CONSTANT(VM_HUGEPAGE);
 CONSTANT(VM_NOHUGEPAGE);
 CONSTANT(VM_PFNMAP);
+
+CONSTANT(CAP_SYS_ADMIN);
 
 CONSTANT(LOOKUP_RCU);
 CONSTANT(MAX_LFS_FILESIZE);

@@ -124,7 +124,7 @@ impl Inode {
             if c::rpramfs_size(p) as u64 != a.size {
                 c::rpramfs_set_size(p, a.size as i64);
             }
-            let sealed = c::rpramfs_flag_RPRAMFS_S_IMMUTABLE;
+            let sealed = c::S_IMMUTABLE;
             let flags = (&raw const (*p).i_flags).read_volatile();
             let wanted = if a.sealed {
                 flags | sealed

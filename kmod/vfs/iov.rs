@@ -131,7 +131,7 @@ impl<'a> Kiocb<'a> {
     }
 
     pub(crate) fn is_nowait(&self) -> bool {
-        self.0.ki_flags & c::rpramfs_flag_RPRAMFS_IOCB_NOWAIT as i32 != 0
+        self.0.ki_flags & c::IOCB_NOWAIT != 0
     }
 
     /// O_APPEND, limits: how many bytes may be written. The inode is locked.

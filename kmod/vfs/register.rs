@@ -12,7 +12,7 @@ use crate::reclaim::Reclaim;
 use crate::source::Range;
 use core::cell::UnsafeCell;
 use core::ffi::CStr;
-use kernel::ffi::c_int;
+use kernel::ffi::{c_int, c_ulong};
 use kernel::prelude::*;
 
 /// "RPRF", what statfs(2) calls the type.
@@ -130,11 +130,8 @@ unsafe fn tree(fc: *mut c::fs_context) -> Result {
                 c::deactivate_locked_super(sb);
                 return Err(e);
             }
-            (*sb).s_flags |= c::rpramfs_flag_RPRAMFS_SB_ACTIVE as c_ulong;
-        } else if ((*fc).sb_flags as c_ulong ^ (*sb).s_flags)
-            & c::rpramfs_flag_RPRAMFS_SB_RDONLY as c_ulong
-            != 0
-        {
+            (*sb).s_flags |= c::SB_ACTIVE;
+        } else if ((*fc).sb_flags as c_ulong ^ (*sb).s_flags) & c::SB_RDONLY != 0 {
             // Mounted already, and otherwise.
             c::deactivate_locked_super(sb);
             return Err(Errno::BUSY);
@@ -163,8 +160,7 @@ unsafe fn fill(sb: *mut c::super_block, fc: *mut c::fs_context) -> Result {
     // SAFETY: nobody else can see the superblock.
     let this = unsafe { Super::from_raw(sb) };
     // SAFETY: the context is ours for the call.
-    let read_only =
-        unsafe { (*fc).sb_flags } as u64 & u64::from(c::rpramfs_flag_RPRAMFS_SB_RDONLY) != 0;
+    let read_only = unsafe { (*fc).sb_flags } as c_ulong & c::SB_RDONLY != 0;
     let boot_id = host::boot_id().inspect_err(|_| {
         complain!("cannot read /proc/sys/kernel/random/boot_id: is /proc mounted?");
     })?;
@@ -183,7 +179,8 @@ unsafe fn fill(sb: *mut c::super_block, fc: *mut c::fs_context) -> Result {
         (*sb).s_time_max = i64::MAX / 1_000_000_000;
         (*sb).s_blocksize = 4096;
         (*sb).s_blocksize_bits = 12;
-        (*sb).s_flags |= c::rpramfs_flag_RPRAMFS_SB_POSIXACL as c_ulong;
+        // What has no capabilities has none until somebody sets some: writes need not look each time.
+        (*sb).s_flags |= c::SB_POSIXACL | c::SB_NOSEC;
         c::rpramfs_set_uuid(sb, info.uuid.as_ptr());
     }
     let root = nodes::named(this, fs_core::ROOT_INO)?;
@@ -229,7 +226,7 @@ unsafe extern "C" fn reconfigure(fc: *mut c::fs_context) -> c_int {
     let (sb, read_only) = unsafe {
         (
             Super::from_raw((*(*fc).root).d_sb),
-            (*fc).sb_flags as u64 & u64::from(c::rpramfs_flag_RPRAMFS_SB_RDONLY) != 0,
+            (*fc).sb_flags as c_ulong & c::SB_RDONLY != 0,
         )
     };
     let fs = sb.mount().fs();

@@ -7,6 +7,7 @@ use crate::errno::Result;
 use crate::mount::{Mount, Site};
 use core::cell::UnsafeCell;
 use fs_core::Ino;
+use kernel::ffi::c_ulong;
 
 /// A superblock of ours.
 #[repr(transparent)]
@@ -39,12 +40,12 @@ impl Super {
     }
 
     pub(crate) fn is_lazytime(&self) -> bool {
-        self.flags() & u64::from(c::rpramfs_flag_RPRAMFS_SB_LAZYTIME) != 0
+        self.flags() & c::SB_LAZYTIME != 0
     }
 
-    fn flags(&self) -> u64 {
+    fn flags(&self) -> c_ulong {
         // SAFETY: a word that others change whole.
-        unsafe { (&raw const (*self.raw()).s_flags).read_volatile() as u64 }
+        unsafe { (&raw const (*self.raw()).s_flags).read_volatile() }
     }
 
     /// The VFS's inode of a number, known or to be read in.

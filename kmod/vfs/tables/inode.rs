@@ -107,7 +107,7 @@ unsafe fn make(
 
 /// # Safety
 /// Called by the VFS to make a regular file.
-#[cfg(not(rpramfs_create_excl))]
+#[cfg(kernel_7_3)]
 unsafe extern "C" fn create(
     idmap: *mut c::mnt_idmap,
     dir: *mut c::inode,
@@ -120,7 +120,7 @@ unsafe extern "C" fn create(
 
 /// # Safety
 /// Called by the VFS (before 7.3) to make a regular file.
-#[cfg(rpramfs_create_excl)]
+#[cfg(not(kernel_7_3))]
 unsafe extern "C" fn create(
     idmap: *mut c::mnt_idmap,
     dir: *mut c::inode,
@@ -325,7 +325,7 @@ unsafe extern "C" fn getattr(
             }
         }
         (*stat).attributes_mask |= u64::from(c::STATX_ATTR_IMMUTABLE);
-        if (*inode.raw()).i_flags & c::rpramfs_flag_RPRAMFS_S_IMMUTABLE != 0 {
+        if (*inode.raw()).i_flags & c::S_IMMUTABLE != 0 {
             (*stat).attributes |= u64::from(c::STATX_ATTR_IMMUTABLE);
         }
     }
@@ -345,7 +345,7 @@ unsafe extern "C" fn listxattr(dentry: *mut c::dentry, buffer: *mut c_char, size
         (Inode::from_raw((*dentry).d_inode), buffer)
     };
     // SAFETY: asks about this task.
-    let all = unsafe { c::capable(c::rpramfs_flag_RPRAMFS_CAP_SYS_ADMIN as c_int) };
+    let all = unsafe { c::capable(c::CAP_SYS_ADMIN as c_int) };
     match xattrs::list(inode, buffer, all) {
         Ok(len) => len as isize,
         Err(e) => e.negative() as isize,
@@ -397,7 +397,7 @@ unsafe extern "C" fn update_time(
         // SAFETY: by the contract.
         return unsafe { c::generic_update_time(inode, what, flags) };
     }
-    if flags & c::rpramfs_flag_RPRAMFS_IOCB_NOWAIT != 0 {
+    if flags & c::IOCB_NOWAIT as c_uint != 0 {
         return Errno::AGAIN.negative();
     }
     int(attributes::touch(

@@ -31,7 +31,7 @@ unsafe extern "C" fn evict_inode(inode: *mut c::inode) {
     // SAFETY: by the contract; mappings go before the pages do, and nobody uses pages after
     // `dax_break_layout_final`.
     unsafe {
-        if (*inode).i_flags & c::rpramfs_flag_RPRAMFS_S_DAX != 0 {
+        if (*inode).i_flags & c::S_DAX != 0 {
             c::dax_break_layout_final(inode);
         }
         c::truncate_inode_pages_final(&raw mut (*inode).i_data);

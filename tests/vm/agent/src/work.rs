@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0 OR GPL-2.0
-//! `/init work ROUNDS DIR...`: the same work in several directories, in turns. One line for each piece of
-//! work, directory (by number) and round: `NAME DIRECTORY SECONDS`.
+//! `/init work [--only KIND] ROUNDS DIR...`: the same work in several directories, in turns. One line for
+//! each piece of work, directory (by number) and round: `NAME DIRECTORY SECONDS`. KIND is `large`, `small`,
+//! `mapped` or `names`.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, Write};
@@ -19,8 +20,12 @@ const MAPPED: usize = 32 * MIB;
 const FILES: usize = 1000;
 
 pub fn main(args: &[String]) -> Result<(), String> {
+    let (only, args) = match args {
+        [option, kind, rest @ ..] if option == "--only" => (Some(kind.as_str()), rest),
+        all => (None, all),
+    };
     let [rounds, dirs @ ..] = args else {
-        return Err("usage: /init work ROUNDS DIR...".to_owned());
+        return Err("usage: /init work [--only KIND] ROUNDS DIR...".to_owned());
     };
     let rounds: usize = rounds.parse().map_err(|_| "ROUNDS is a number")?;
     let dirs: Vec<PathBuf> = dirs.iter().map(PathBuf::from).collect();
@@ -34,7 +39,7 @@ pub fn main(args: &[String]) -> Result<(), String> {
                     println!("{name} {which} {seconds:.9}");
                 }
             };
-            one(&dirs[which], &data, &mut tell)
+            one(&dirs[which], only, &data, &mut tell)
                 .map_err(|error| format!("{}: {error}", dirs[which].display()))?;
         }
     }
@@ -43,12 +48,21 @@ pub fn main(args: &[String]) -> Result<(), String> {
 
 type Tell<'a> = &'a mut dyn FnMut(&str, f64);
 
-fn one(dir: &Path, data: &[u8], tell: Tell<'_>) -> io::Result<()> {
-    copies(dir, data, MIB, LARGE, "1m", tell)?;
-    copies(dir, data, PAGE, SMALL, "4k", tell)?;
-    mapped(dir, tell)?;
-    for threads in [1, 2] {
-        names(dir, threads, tell)?;
+fn one(dir: &Path, only: Option<&str>, data: &[u8], tell: Tell<'_>) -> io::Result<()> {
+    let wanted = |kind: &str| only.is_none_or(|only| only == kind);
+    if wanted("large") {
+        copies(dir, data, MIB, LARGE, "1m", tell)?;
+    }
+    if wanted("small") {
+        copies(dir, data, PAGE, SMALL, "4k", tell)?;
+    }
+    if wanted("mapped") {
+        mapped(dir, tell)?;
+    }
+    if wanted("names") {
+        for threads in [1, 2] {
+            names(dir, threads, tell)?;
+        }
     }
     Ok(())
 }
