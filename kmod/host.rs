@@ -46,6 +46,12 @@ impl KernelHost {
     }
 }
 
+/// Nanoseconds of a clock that never goes back.
+pub(crate) fn clock() -> i64 {
+    // SAFETY: may be called anywhere.
+    unsafe { c::ktime_get() }
+}
+
 /// Is there such a process, begun at that clock tick? 0 is any.
 pub(crate) fn task_lives(pid: u32, start: u64) -> bool {
     // SAFETY: any number may be asked about.

@@ -83,7 +83,9 @@ impl Mount {
     fn new(range: Range, read_only: bool, boot_id: [u8; 16]) -> Result<KBox<Mount>> {
         let host = KernelHost::new()?;
         let info = Self::look(range, &host, &boot_id)?;
+        let begin = crate::host::clock();
         let claim = Claim::new(range, &info.geometry)?;
+        let claimed = crate::host::clock();
         let options = MountOptions {
             read_only,
             owner: Owner {
@@ -95,6 +97,14 @@ impl Mount {
             alive: &|owner| lives(owner),
         };
         let fs = Fs::mount(claim.region(), host, &options).map_err(|e| explain(range, e, None))?;
+        // The first grows with the region, and is the kernel's own; the second does not.
+        pr_info!(
+            "{}: claimed with its struct pages in {} us, mounted in {} us{}\n",
+            core::format_args!("{range}"),
+            (claimed - begin) / 1000,
+            (crate::host::clock() - claimed) / 1000,
+            if read_only { ", read-only" } else { "" }
+        );
         Ok(KBox::new(Mount { fs, claim }, GFP_KERNEL)?)
     }
 

@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0 OR GPL-2.0
 //! The kernel module against what a user would take instead, in one guest, in turns.
 
-use super::{Measure, Pairs, Settings};
+use super::{criu, Measure, Pairs, Settings};
 use crate::kmod;
 use crate::lab::{Boot, Guest, Lab, Region, Size};
 use anyhow::{Context, Result};
 use std::collections::BTreeMap;
+use std::path::Path;
 
 const SIZE: Size = Size::mib(512);
 /// Behind the region at 4 GiB.
@@ -55,9 +56,56 @@ pub fn run(settings: &Settings) -> Result<Vec<Measure>> {
         let make = make.replace("{SPEC}", &region.spec());
         guest.run(format!("mkdir -p {dir} && {make}"))?;
     }
-    let measures = works(&guest, settings.rounds)?;
+    let mut measures = works(&guest, settings.rounds)?;
+    guest.check()?;
+    drop(guest);
+    measures.extend(mounts(&lab, &release, &module, settings.rounds)?);
+    measures.extend(criu::module(settings)?);
+    Ok(measures)
+}
+
+/// Mounts of a large and of a small region, as the module times them: the struct pages, which are the
+/// kernel's own and grow with the region, and what is ours.
+fn mounts(lab: &Lab, release: &str, module: &Path, rounds: usize) -> Result<Vec<Measure>> {
+    const LARGE: Size = Size::gib(8);
+    let boot = Boot::new(release)
+        .region(Region::reserved(LARGE))
+        .file("usr/lib/rpramfs.ko", module);
+    let guest = lab.boot(&boot)?;
+    guest.run("insmod /usr/lib/rpramfs.ko")?;
+    let mut measures = Vec::new();
+    for (option, name) in [("", ""), ("--struct-pages", "_pages_inside")] {
+        let (mut claims, mut mounts) = (Pairs::default(), Pairs::default());
+        for _ in 0..rounds.max(5) {
+            let large = mount(&guest, LARGE, option)?;
+            let small = mount(&guest, Size::gib(1), option)?;
+            claims.push(large.0, small.0);
+            mounts.push(large.1, small.1);
+        }
+        measures.push(mounts.measure(format!("kmod.mount_large_vs_1g{name}"), "us"));
+        measures.push(claims.measure(format!("kmod.claim_large_vs_1g{name}"), "us"));
+    }
     guest.check()?;
     Ok(measures)
+}
+
+/// Microseconds of the claim, and of the mount behind it.
+fn mount(guest: &Guest, size: Size, option: &str) -> Result<(f64, f64)> {
+    let spec = Region::reserved(size).spec();
+    let line = guest.run(format!(
+        "mkfs.rpramfs -q -f {option} {spec} && mount -i -t rpramfs {spec} /mnt && umount /mnt && \
+         dmesg | grep 'rpramfs: .* claimed' | tail -n 1"
+    ))?;
+    let words: Vec<&str> = line.split_whitespace().collect();
+    let before = |unit: usize| -> Result<f64> {
+        let at = words
+            .iter()
+            .enumerate()
+            .filter(|(_, word)| word.trim_end_matches(',') == "us");
+        let (at, _) = at.clone().nth(unit).with_context(|| line.clone())?;
+        Ok(words[at - 1].parse()?)
+    };
+    Ok((before(0)?, before(1)?))
 }
 
 fn works(guest: &Guest, rounds: usize) -> Result<Vec<Measure>> {

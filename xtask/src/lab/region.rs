@@ -46,6 +46,11 @@ impl Region {
         format!("memmap={}{sign}{BASE:#x}", self.size)
     }
 
+    /// The address behind it.
+    pub fn end(&self) -> u64 {
+        BASE + self.size.0
+    }
+
     /// How the tools of RP-RAMFS are told of it.
     pub fn spec(&self) -> String {
         format!("{BASE:#x}+{}", self.size)
