@@ -264,7 +264,11 @@ size_t rpramfs_copy_from_iter(void *to, size_t n, struct iov_iter *iter)
 	size_t done;
 
 	pagefault_disable();
-	done = copy_from_iter(to, n, iter);
+	/*
+	 * Not copy_from_iter(): hardened usercopy takes a copy over the end of a folio for an overflow,
+	 * and pages of the region are folios of 2 MiB where they are mapped so.
+	 */
+	done = _copy_from_iter(to, n, iter);
 	pagefault_enable();
 	return done;
 }
