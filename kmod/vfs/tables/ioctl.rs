@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
-//! ioctl(2): seals and statistics. The same numbers as on a FUSE mount.
+//! ioctl(2): seals and statistics, with the same numbers as on a FUSE mount, and the label. (The VFS itself
+//! answers FS_IOC_GETFSUUID.)
 
 use crate::bindings as c;
 use crate::errno::{Errno, Result};
@@ -19,6 +20,8 @@ const SEAL: u32 = number(0, 0x70, 0);
 const UNSEAL: u32 = number(0, 0x71, 0);
 const VERIFY: u32 = number(0, 0x72, 0);
 const VERIFY_STEP: u32 = number(3, 0x73, 8);
+/// FS_IOC_GETFSLABEL: `char[256]`.
+const GET_LABEL: u32 = 2 << 30 | 256 << 16 | 0x94 << 8 | 49;
 const GET_STATS: u32 = number(2, 0x74, STATS as u32 * 8);
 
 pub(super) fn run(file: &File, command: u32, argument: c_ulong) -> Result<i64> {
@@ -63,7 +66,14 @@ pub(super) fn run(file: &File, command: u32, argument: c_ulong) -> Result<i64> {
                 let _meta = inode.meta_shared();
                 fs.verify(inode.ino(), at[0])?
             };
-            write_words(argument, &[next.unwrap_or(u64::MAX)])?;
+            write(argument, &[next.unwrap_or(u64::MAX)])?;
+        }
+        GET_LABEL => {
+            // Zeros behind the label make it a C string, however long it is.
+            let mut label = [0; 256];
+            let stored = fs.info().label;
+            label[..stored.len()].copy_from_slice(&stored);
+            write(argument, &label)?;
         }
         GET_STATS => {
             let s = fs.stats();
@@ -79,7 +89,7 @@ pub(super) fn run(file: &File, command: u32, argument: c_ulong) -> Result<i64> {
                 s.corruptions,
                 u64::from(fs.is_read_only()),
             ]);
-            write_words(argument, &words)?;
+            write(argument, &words)?;
         }
         _ => return Err(Errno::NOT_A_TTY),
     }
@@ -110,7 +120,8 @@ fn read_words(from: c_ulong, to: &mut [u64]) -> Result {
     }
 }
 
-fn write_words(to: c_ulong, from: &[u64]) -> Result {
+/// Writes integers of any width.
+fn write<T: Copy>(to: c_ulong, from: &[T]) -> Result {
     let bytes = size_of_val(from);
     // SAFETY: `from` is readable; the address is checked there.
     match unsafe { c::rpramfs_copy_to_user(to, from.as_ptr().cast(), bytes) } {
