@@ -181,6 +181,11 @@ unsafe fn fill(sb: *mut c::super_block, fc: *mut c::fs_context) -> Result {
         (*sb).s_blocksize_bits = 12;
         // What has no capabilities has none until somebody sets some: writes need not look each time.
         (*sb).s_flags |= c::SB_POSIXACL | c::SB_NOSEC;
+        (*sb).s_flags |= c::rpramfs_flag_RPRAMFS_SB_POSIXACL as c_ulong;
+        if mount.fs().is_read_only() && !read_only {
+            complain!("{}: mounted read-only: damaged, or with features that this version does not know", this.site().range);
+            (*sb).s_flags |= c::rpramfs_flag_RPRAMFS_SB_RDONLY as c_ulong;
+        }
         c::rpramfs_set_uuid(sb, info.uuid.as_ptr());
     }
     let root = nodes::named(this, fs_core::ROOT_INO)?;
