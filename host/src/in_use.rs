@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0 OR GPL-2.0
 //! Is a file or device mounted, swapped to, or behind a loop device?
 
-use crate::{Error, Kind, Result};
+use crate::{Error, Kind, PhysRange, Result, Spec};
 use std::fs::{self, Metadata};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
@@ -107,9 +107,37 @@ impl Uses {
         }
     }
 
+    /// What the kernel module has mounted. One range may be there more than once, as with bind
+    /// mounts; the last mount on a directory is the one to be seen.
+    #[must_use]
+    pub fn kernel_mounts(&self) -> Vec<KernelMount> {
+        self.mounts()
+            .filter(|m| m.kind == "rpramfs")
+            .filter_map(|m| match Spec::parse(&m.source) {
+                Ok(Spec::Physical(range)) => Some(KernelMount {
+                    range,
+                    device: libc::makedev(m.device.0, m.device.1),
+                    on: m.on,
+                }),
+                _ => None,
+            })
+            .collect()
+    }
+
     fn mounts(&self) -> impl Iterator<Item = Mount> + '_ {
         self.mountinfo.lines().filter_map(Mount::parse)
     }
+}
+
+/// A mount of the kernel module's.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KernelMount {
+    /// The region.
+    pub range: PhysRange,
+    /// Number of the mounted filesystem, as stat(2) gives it.
+    pub device: u64,
+    /// The directory.
+    pub on: String,
 }
 
 /// The number of a block or character device, `None` for anything else.
@@ -210,6 +238,18 @@ mod tests {
         assert!(why("/srv/other", None).contains("/mnt/k"));
         assert!(why("/srv/my swap", None).contains("swapoff"));
         assert!(why("/srv/looped", None).contains("/dev/loop3"));
+    }
+
+    #[test]
+    fn the_kernel_modules_mounts_are_found() {
+        let mut u = uses();
+        u.mountinfo += "26 1 0:42 / /mnt/m\\040x rw - rpramfs 0x100000000+1G rw\n";
+        u.mountinfo += "27 1 0:43 / /mnt/f rw - fuse.rpramfs 0x200000000+1G rw\n";
+        let found = u.kernel_mounts();
+        assert_eq!(found.len(), 1, "{found:?}");
+        assert_eq!(found[0].range.to_string(), "0x100000000+1G");
+        assert_eq!(found[0].on, "/mnt/m x");
+        assert_eq!(found[0].device, libc::makedev(0, 42));
     }
 
     #[test]

@@ -6,6 +6,7 @@
 //! that exists is told from a reservation of nothing) and the kernel's command line. A range is
 //! accepted only when all of it is memory that the running kernel leaves alone.
 
+use crate::in_use::{KernelMount, Uses};
 use crate::{cmdline, size, Error, Kind, PhysRange, Result};
 use std::fmt;
 use std::fs;
@@ -41,6 +42,8 @@ pub struct PhysMap {
     iomem: Vec<Entry>,
     firmware: Vec<Firmware>,
     cmdline: String,
+    /// Of the kernel module.
+    mounts: Vec<KernelMount>,
 }
 
 /// Why a range is no place for a region.
@@ -87,6 +90,7 @@ impl PhysMap {
             iomem: parse_iomem(&iomem),
             firmware: read_firmware(Path::new("/sys/firmware/memmap")),
             cmdline: fs::read_to_string("/proc/cmdline").unwrap_or_default(),
+            mounts: Uses::system().kernel_mounts(),
         })
     }
 
@@ -98,6 +102,7 @@ impl PhysMap {
             iomem: parse_iomem(iomem),
             firmware,
             cmdline: cmdline.into(),
+            mounts: Vec::new(),
         }
     }
 
@@ -168,7 +173,7 @@ impl PhysMap {
     /// [`PhysMap::check`], as an error that says what to do next.
     pub fn require(&self, range: &PhysRange) -> Result<()> {
         self.check(range)
-            .map_err(|refusal| refusal.into_error(range, &self.cmdline))
+            .map_err(|refusal| refusal.into_error(range, self))
     }
 
     /// Ranges in which a region could lie, for LABEL= and UUID=: the `memmap=$` reservations as
@@ -240,7 +245,7 @@ impl fmt::Display for Entry {
 }
 
 impl Refusal {
-    fn into_error(self, range: &PhysRange, cmdline: &str) -> Error {
+    fn into_error(self, range: &PhysRange, machine: &PhysMap) -> Error {
         let reserve = format!(
             "reserve it on the kernel's command line: {} (in /etc/default/grub write {})",
             range.memmap(),
@@ -253,7 +258,7 @@ impl Refusal {
             )
             .hint("run this as root"),
             Refusal::SystemRam(e) => {
-                let written = cmdline::reservations(cmdline);
+                let written = machine.reservations();
                 let mut hint = reserve;
                 if let Some((near, _)) = written.iter().find(|(r, _)| r.overlaps(range)) {
                     hint = format!(
@@ -269,6 +274,7 @@ impl Refusal {
                 )
                 .hint(hint)
             }
+            Refusal::Claimed(e) if e.name == "rpramfs" => held_by_module(range, &e, machine),
             Refusal::Claimed(e) => {
                 let bus = match e.name.as_str() {
                     name if name.starts_with("namespace") => Some("nd"),
@@ -281,8 +287,6 @@ impl Refusal {
                          driver: echo {0} > /sys/bus/{bus}/devices/{0}/driver/unbind",
                         e.name
                     )
-                } else if e.name.starts_with("rpramfs") {
-                    "the kernel module has it mounted: umount it first".into()
                 } else {
                     "choose a range no driver uses".into()
                 };
@@ -314,6 +318,37 @@ impl Refusal {
                 .hint("compare with /proc/iomem and /sys/firmware/memmap")
             }
         }
+    }
+}
+
+/// The kernel module has claimed part of the range: says where it is mounted.
+fn held_by_module(range: &PhysRange, claim: &Entry, machine: &PhysMap) -> Error {
+    let last = claim.last;
+    let mut mounts = machine.mounts.iter();
+    let on = mounts.rfind(|m| m.range.start <= last && claim.start < m.range.end());
+    match on {
+        Some(KernelMount {
+            range: held, on, ..
+        }) if held == range => Error::new(
+            Kind::Busy,
+            format!("{range}: mounted on {on} by the kernel module"),
+        )
+        .hint(format!("umount {on} first")),
+        Some(KernelMount {
+            range: held, on, ..
+        }) => Error::new(
+            Kind::Busy,
+            format!("{range}: overlaps {held}, which is mounted on {on} by the kernel module"),
+        )
+        .hint(format!("umount {on} first")),
+        None => Error::new(
+            Kind::Busy,
+            format!("{range}: the kernel module has it mounted, but not on a directory seen here"),
+        )
+        .hint(
+            "it is mounted in another mount namespace, or was detached (umount -l) and waits for \
+             its last user",
+        ),
     }
 }
 
@@ -464,6 +499,27 @@ eec00000-febfffff : Reserved
         }
         let e = m.require(&range(8 * G, G)).expect_err("busy").to_string();
         assert!(e.contains("namespace0.0") && e.contains("unbind"), "{e}");
+    }
+
+    #[test]
+    fn what_the_kernel_module_holds_is_named_by_its_mount() {
+        let mut m = machine();
+        let held = range(10 * G, G);
+        let why = |m: &PhysMap, r: &PhysRange| m.require(r).expect_err("busy").to_string();
+        assert!(why(&m, &held).contains("not on a directory seen here"));
+        for on in ["/mnt", "/srv/b"] {
+            let range = held;
+            let (device, on) = (1, on.into());
+            m.mounts.push(KernelMount { range, device, on });
+        }
+        let e = why(&m, &held);
+        assert!(
+            e.contains("mounted on /srv/b by the kernel module") && e.contains("umount /srv/b"),
+            "{e}"
+        );
+        let e = why(&m, &range(10 * G + 4096, 4096));
+        assert!(e.contains("overlaps 0x280000000+1G"), "{e}");
+        assert_eq!(m.require(&held).expect_err("busy").kind(), Kind::Busy);
     }
 
     #[test]

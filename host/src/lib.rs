@@ -14,6 +14,7 @@ mod error;
 pub mod in_use;
 pub mod iomem;
 mod locks;
+mod names;
 pub mod owner;
 mod region;
 pub mod resolve;

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0 OR GPL-2.0
 //! LABEL= and UUID=: looks for the region wherever one could be.
 
+use crate::in_use::Uses;
 use crate::iomem::PhysMap;
 use crate::region::open_physical;
-use crate::{uuid, Access, Error, Kind, PhysRange, Result, Spec, UserHost, UserRegion};
+use crate::{names, uuid, Access, Error, Kind, PhysRange, Result, Spec, UserHost, UserRegion};
 use fs_core::SuperInfo;
 use std::fs;
 use std::path::PathBuf;
@@ -108,21 +109,47 @@ fn device_paths() -> Vec<PathBuf> {
     paths
 }
 
+/// What a region is called.
+#[derive(Clone, Debug)]
+struct Named {
+    spec: Spec,
+    label: String,
+    uuid: [u8; 16],
+}
+
 /// Turns LABEL= and UUID= into a path or a physical range; others are given back as they are.
+/// Regions that the kernel module has mounted cannot be looked at; it is asked for their names.
 pub fn resolve(spec: &Spec) -> Result<Spec> {
     if matches!(spec, Spec::Path(_) | Spec::Physical(_)) {
         return Ok(spec.clone());
     }
     let (found, errors) = scan();
-    choose(spec, found, &errors)
+    let mut named: Vec<Named> = found
+        .into_iter()
+        .map(|f| Named {
+            label: label(&f.info),
+            uuid: f.info.uuid,
+            spec: f.spec,
+        })
+        .collect();
+    for mount in Uses::system().kernel_mounts() {
+        let spec = Spec::Physical(mount.range);
+        if named.iter().any(|n| n.spec == spec) {
+            continue;
+        }
+        if let Some((label, uuid)) = names::of(&mount) {
+            named.push(Named { spec, label, uuid });
+        }
+    }
+    choose(spec, &named, &errors)
 }
 
-fn choose(spec: &Spec, found: Vec<Found>, errors: &[Error]) -> Result<Spec> {
-    let matching: Vec<&Found> = found
+fn choose(spec: &Spec, found: &[Named], errors: &[Error]) -> Result<Spec> {
+    let matching: Vec<&Named> = found
         .iter()
         .filter(|f| match spec {
-            Spec::Label(text) => label(&f.info) == *text,
-            Spec::Uuid(id) => f.info.uuid == *id,
+            Spec::Label(text) => f.label == *text,
+            Spec::Uuid(id) => f.uuid == *id,
             Spec::Path(_) | Spec::Physical(_) => f.spec == *spec,
         })
         .collect();
@@ -135,12 +162,12 @@ fn choose(spec: &Spec, found: Vec<Found>, errors: &[Error]) -> Result<Spec> {
                     .to_string()
             } else {
                 let mut text = String::from("found only:");
-                for f in &found {
+                for f in found {
                     text += &format!(
                         "\n{} UUID={} LABEL={}",
                         f.spec,
-                        uuid::format(&f.info.uuid),
-                        label(&f.info)
+                        uuid::format(&f.uuid),
+                        f.label
                     );
                 }
                 text
@@ -165,35 +192,25 @@ fn choose(spec: &Spec, found: Vec<Found>, errors: &[Error]) -> Result<Spec> {
 mod tests {
     use super::*;
 
-    fn found(spec: &str, text: &str, id: u8) -> Found {
-        let mut label = [0; 32];
-        label[..text.len()].copy_from_slice(text.as_bytes());
-        let options = fs_core::FormatOptions {
-            uuid: [id; 16],
-            label,
-            uid: 0,
-            gid: 0,
-            mode: 0o755,
-            struct_pages: false,
-        };
-        let region = UserRegion::anonymous(1 << 20).expect("memory");
-        Found {
+    fn named(spec: &str, label: &str, id: u8) -> Named {
+        Named {
             spec: Spec::parse(spec).expect("spec"),
-            info: fs_core::format(&region, &UserHost::new(), &options).expect("format"),
+            label: label.into(),
+            uuid: [id; 16],
         }
     }
 
-    fn all() -> Vec<Found> {
+    fn all() -> Vec<Named> {
         vec![
-            found("4G+1G", "one", 1),
-            found("5G+1G", "twin", 2),
-            found("/dev/dax0.0", "twin", 3),
+            named("4G+1G", "one", 1),
+            named("5G+1G", "twin", 2),
+            named("/dev/dax0.0", "twin", 3),
         ]
     }
 
     #[test]
     fn exactly_one_is_taken() {
-        let get = |text: &str| choose(&Spec::parse(text).expect("spec"), all(), &[]);
+        let get = |text: &str| choose(&Spec::parse(text).expect("spec"), &all(), &[]);
         assert_eq!(get("LABEL=one").expect("one").to_string(), "0x100000000+1G");
         let id = uuid::format(&[3; 16]);
         assert_eq!(
@@ -208,22 +225,29 @@ mod tests {
     fn a_miss_says_what_there_is_and_what_was_not_seen() {
         let spec = Spec::Label("x".into());
         let denied = Error::new(Kind::Permission, "/dev/dax1.0: denied");
-        let e = choose(&spec, all(), &[denied]).expect_err("none");
+        let e = choose(&spec, &all(), &[denied]).expect_err("none");
         assert_eq!(e.kind(), Kind::NotFound);
         let text = e.to_string();
         assert!(
             text.contains("LABEL=one") && text.contains("dax1.0: denied"),
             "{text}"
         );
-        let e = choose(&spec, Vec::new(), &[])
-            .expect_err("none")
-            .to_string();
+        let e = choose(&spec, &[], &[]).expect_err("none").to_string();
         assert!(e.contains("memmap="), "{e}");
     }
 
     #[test]
     fn full_labels_have_no_terminator() {
-        let f = found("4G+1G", "12345678901234567890123456789012", 1);
-        assert_eq!(label(&f.info).len(), 32);
+        let options = fs_core::FormatOptions {
+            uuid: [1; 16],
+            label: *b"12345678901234567890123456789012",
+            uid: 0,
+            gid: 0,
+            mode: 0o755,
+            struct_pages: false,
+        };
+        let region = UserRegion::anonymous(1 << 20).expect("memory");
+        let info = fs_core::format(&region, &UserHost::new(), &options).expect("format");
+        assert_eq!(label(&info).len(), 32);
     }
 }
