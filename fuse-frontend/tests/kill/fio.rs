@@ -3,7 +3,7 @@
 
 use crate::fixture::Mount;
 use crate::{clean, seed};
-use rpramfs_tests::host::Rng;
+use rpramfs_load::Rng;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::process::{Command, Stdio};

@@ -6,15 +6,10 @@
 //! `RPRAMFS_SEED` chooses another course. A seed repeats what each thread does and after how many
 //! operations the daemon is killed, but not how the threads interleave. Needs root and /dev/fuse.
 
-mod data;
 mod fio;
 #[allow(dead_code)] // What only the other tests of the mount use.
 #[path = "../mount/fixture.rs"]
 mod fixture;
-mod metadata;
-mod tree;
-#[path = "../mount/xattr.rs"]
-mod xattr;
 
 use fixture::{unable, Mount};
 use fs_core::Region;
@@ -23,9 +18,8 @@ use nix::sys::ptrace;
 use nix::sys::signal::{kill, Signal};
 use nix::sys::wait::{waitpid, WaitPidFlag, WaitStatus};
 use nix::unistd::Pid;
-use rpramfs_tests::host::Rng;
+use rpramfs_load::{data, metadata, tree, xattr, Fate, Load, Rng};
 use rpramfs_tests::{checker, env};
-use std::io;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -44,45 +38,6 @@ fn clean(mount: &Mount) -> Result<(), String> {
     let spec = Spec::parse(mount.image()).map_err(|e| e.to_string())?;
     let region = host::open(&spec, Access::ReadOnly).map_err(|e| e.to_string())?;
     checker::clean(&region, &UserHost::new()).map(drop)
-}
-
-/// Does this error say that nobody serves the mount any more? EIO does where the daemon died while the
-/// kernel copied a request to it or an answer from it: then the mount is dead a moment later.
-fn dead(e: &io::Error, root: &Path) -> bool {
-    let gone = |errno| matches!(errno, libc::ENOTCONN | libc::ECONNABORTED);
-    match e.raw_os_error() {
-        Some(libc::EIO) => {
-            let limit = Instant::now() + Duration::from_secs(5);
-            while Instant::now() < limit {
-                match nix::sys::statvfs::statvfs(root) {
-                    Err(e) if gone(e as i32) => return true,
-                    _ => std::thread::sleep(Duration::from_millis(1)),
-                }
-            }
-            false
-        }
-        Some(errno) => gone(errno),
-        None => false,
-    }
-}
-
-/// What became of the operation that was under way.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Fate {
-    None,
-    Before,
-    /// Data that takes more than one step: some of it is there.
-    Part,
-    After,
-}
-
-/// What one thread does to files that are its own, and knows about them.
-trait Load: Send {
-    /// One operation, acknowledged (true); or the mount is dead and what was asked for is under way.
-    fn step(&mut self, root: &Path) -> bool;
-
-    /// Compares what is there with what was acknowledged, and goes on from there.
-    fn check(&mut self, root: &Path) -> Result<Fate, String>;
 }
 
 /// Files that nobody touches stay as they are, to the last attribute.
@@ -197,17 +152,13 @@ fn server(daemon: Pid) -> Option<Pid> {
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Works, kills, mounts and compares, `kills` times.
-fn rounds(
-    name: &str,
-    kills: u64,
-    most: u64,
-    start: impl FnOnce(&Path, &mut Rng) -> Vec<Box<dyn Load>>,
-) {
+fn rounds(name: &str, kills: u64, most: u64, start: impl FnOnce(&mut Rng) -> Vec<Box<dyn Load>>) {
     let seed = seed();
     let mut random = Rng(seed);
     println!("kill: {name}: seed {seed}, {kills} kills");
     let mut mount = Mount::new(128 << 20);
-    let mut loads = start(&mount.path(""), &mut random);
+    let mut loads = start(&mut random);
+    loads.iter().for_each(|load| load.prepare(&mount.path("")));
     let witness = Witness::new(&mount.path(""));
     let journal = Journal::of(&mount);
     let (mut acknowledged, mut before, mut part, mut after, mut replayed) = (0, 0, 0, 0, 0);
@@ -298,8 +249,8 @@ fn kill_under_metadata() {
     if unable() {
         return;
     }
-    rounds("metadata", kills(8, 90), 2000, |root, random| {
-        metadata::start(root, 4, random)
+    rounds("metadata", kills(8, 90), 2000, |random| {
+        metadata::start(4, random)
     });
 }
 
@@ -308,9 +259,7 @@ fn kill_under_data() {
     if unable() {
         return;
     }
-    rounds("data", kills(5, 50), 300, |root, random| {
-        data::start(root, 3, random)
-    });
+    rounds("data", kills(5, 50), 300, |random| data::start(3, random));
 }
 
 #[test]
@@ -318,9 +267,9 @@ fn kill_under_both() {
     if unable() {
         return;
     }
-    rounds("both", kills(5, 40), 600, |root, random| {
-        let mut loads = metadata::start(root, 2, random);
-        loads.extend(data::start(root, 2, random));
+    rounds("both", kills(5, 40), 600, |random| {
+        let mut loads = metadata::start(2, random);
+        loads.extend(data::start(2, random));
         loads
     });
 }

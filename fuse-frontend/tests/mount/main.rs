@@ -7,4 +7,3 @@ mod life;
 mod load;
 mod metadata;
 mod options;
-mod xattr;

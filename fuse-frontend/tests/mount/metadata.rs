@@ -2,10 +2,10 @@
 //! Names, attributes, permissions.
 
 use crate::fixture::{unable, Mount};
-use crate::xattr;
 use nix::errno::Errno;
 use nix::sys::stat::{mknod, utimensat, Mode, SFlag, UtimensatFlags};
 use nix::sys::time::TimeSpec;
+use rpramfs_load::xattr;
 use std::collections::HashSet;
 use std::ffi::CString;
 use std::fs::{self, File, OpenOptions};

@@ -2,15 +2,15 @@
 //! Names and attributes: each operation has happened wholly or not at all.
 
 use crate::tree::{self, Entry, Kind, Tree};
-use crate::{dead, xattr, Fate, Load};
+use crate::{dead, xattr, Fate, Load, Rng};
 use nix::fcntl::{renameat2, RenameFlags, AT_FDCWD};
 use nix::sys::stat::Mode;
-use rpramfs_tests::host::Rng;
 use std::collections::{BTreeMap, VecDeque};
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io;
 use std::os::unix::fs::{symlink, FileExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
+use std::sync::Arc;
 
 /// A directory in which all threads have names, each its own ones.
 const SHARED: &str = "shared";
@@ -49,7 +49,7 @@ struct Node {
 #[derive(Clone, Debug, Default)]
 struct Model {
     names: BTreeMap<String, usize>,
-    nodes: Vec<Node>,
+    nodes: Vec<Arc<Node>>,
 }
 
 /// Is `path` below the directory `dir`?
@@ -59,7 +59,7 @@ fn below(path: &str, dir: &str) -> bool {
 
 impl Model {
     fn node(&self, path: &str) -> Option<&Node> {
-        self.names.get(path).map(|n| &self.nodes[*n])
+        self.names.get(path).map(|n| &*self.nodes[*n])
     }
 
     fn is_dir(&self, path: &str) -> bool {
@@ -75,11 +75,11 @@ impl Model {
             return None;
         }
         self.names.insert(path.into(), self.nodes.len());
-        self.nodes.push(Node {
+        self.nodes.push(Arc::new(Node {
             kind,
             mode,
             xattrs: BTreeMap::new(),
-        });
+        }));
         Some(())
     }
 
@@ -105,7 +105,7 @@ impl Model {
 
     fn file(&mut self, path: &str) -> Option<&mut Vec<u8>> {
         let node = *self.names.get(path)?;
-        match &mut self.nodes[node].kind {
+        match &mut Arc::make_mut(&mut self.nodes[node]).kind {
             Kind::File(data) => Some(data),
             _ => None,
         }
@@ -182,7 +182,7 @@ impl Model {
                 if matches!(m.nodes[node].kind, Kind::Symlink(_)) {
                     return None;
                 }
-                m.nodes[node].mode = *mode;
+                Arc::make_mut(&mut m.nodes[node]).mode = *mode;
             }
             Op::SetXattr(path, name, value) => {
                 let node = *m.names.get(path)?;
@@ -190,14 +190,15 @@ impl Model {
                 if !matches!(m.nodes[node].kind, Kind::File(_) | Kind::Dir) {
                     return None;
                 }
-                m.nodes[node].xattrs.insert(name.clone(), value.clone());
+                let xattrs = &mut Arc::make_mut(&mut m.nodes[node]).xattrs;
+                xattrs.insert(name.clone(), value.clone());
             }
             Op::RemoveXattr(path, name) => {
                 let node = *m.names.get(path)?;
                 if !matches!(m.nodes[node].kind, Kind::File(_) | Kind::Dir) {
                     return None;
                 }
-                m.nodes[node].xattrs.remove(name)?;
+                Arc::make_mut(&mut m.nodes[node]).xattrs.remove(name)?;
             }
             Op::Append(path, data) => m.file(path)?.extend(data),
             Op::Truncate(path, size) => m.file(path)?.resize(*size, 0),
@@ -257,16 +258,12 @@ struct Churn {
     held: VecDeque<File>,
 }
 
-pub fn start(root: &Path, threads: u64, random: &mut Rng) -> Vec<Box<dyn Load>> {
-    // Modes are those asked for.
-    nix::sys::stat::umask(Mode::empty());
-    fs::create_dir(root.join(SHARED)).expect("mkdir");
+#[must_use]
+pub fn start(threads: u64, random: &mut Rng) -> Vec<Box<dyn Load>> {
     let one = |n| -> Box<dyn Load> {
         let own = format!("own{n}");
         let mut model = Model::default();
         model.add(&own, Kind::Dir, 0o750).expect("the first");
-        fs::create_dir(root.join(&own)).expect("mkdir");
-        fs::set_permissions(root.join(&own), Permissions::from_mode(0o750)).expect("chmod");
         Box::new(Churn {
             own,
             mine: format!("{SHARED}/t{n}-"),
@@ -357,6 +354,25 @@ impl Churn {
         }
     }
 
+    /// What is done next, and what it makes of the model; `None` where it has to fail.
+    fn next(&mut self) -> (Op, Option<Model>) {
+        loop {
+            let op = self.choose();
+            let expected = self.model.apply(&op);
+            // Some that have to fail are asked for all the same.
+            if expected.is_some() || self.random.one_in(8) {
+                return (op, expected);
+            }
+        }
+    }
+
+    fn learn(&mut self, next: Model) {
+        self.model = next;
+        if self.model.nodes.len() > 200 {
+            self.model.compact();
+        }
+    }
+
     fn act(&mut self, root: &Path, op: &Op) -> io::Result<()> {
         let at = |path: &String| root.join(path);
         let rename =
@@ -413,26 +429,40 @@ impl Churn {
 }
 
 impl Load for Churn {
-    fn step(&mut self, root: &Path) -> bool {
-        let mut op = self.choose();
-        // Some that have to fail are asked for all the same.
-        while self.model.apply(&op).is_none() && !self.random.one_in(8) {
-            op = self.choose();
+    fn prepare(&self, root: &Path) {
+        // Modes are those asked for.
+        nix::sys::stat::umask(Mode::empty());
+        match fs::create_dir(root.join(SHARED)) {
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
+            made => made.expect("mkdir"),
         }
+        let own = root.join(&self.own);
+        fs::create_dir(&own).expect("mkdir");
+        fs::set_permissions(&own, Permissions::from_mode(0o750)).expect("chmod");
+    }
+
+    fn step(&mut self, root: &Path) -> bool {
+        let (op, expected) = self.next();
         self.flight = Some(op.clone());
-        let expected = self.model.apply(&op);
         match (self.act(root, &op), expected) {
-            (Ok(()), Some(next)) => self.model = next,
+            (Ok(()), Some(next)) => self.learn(next),
             (Err(e), _) if dead(&e, root) => return false,
             (Err(_), None) => {}
             (Ok(()), None) => panic!("{op:?} was done, and cannot be"),
             (Err(e), Some(_)) => panic!("{op:?}: {e}"),
         }
         self.flight = None;
-        if self.model.nodes.len() > 1000 {
-            self.model.compact();
-        }
         true
+    }
+
+    fn follow(&mut self) {
+        if let (_, Some(next)) = self.next() {
+            self.learn(next);
+        }
+    }
+
+    fn follow_under_way(&mut self) {
+        self.flight = Some(self.next().0);
     }
 
     fn check(&mut self, root: &Path) -> Result<Fate, String> {

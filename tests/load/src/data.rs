@@ -2,9 +2,8 @@
 //! Data of files: what was written is what is read. Of a write that was under way, each word of 8 bytes is
 //! the old or the new one, and a file never grew over what was not stored yet (LAYOUT.md, section 14).
 
-use crate::{dead, Fate, Load};
+use crate::{dead, Fate, Load, Rng};
 use nix::fcntl::{fallocate, FallocateFlags};
-use rpramfs_tests::host::Rng;
 use std::fmt;
 use std::fs::{self, File};
 use std::io;
@@ -27,9 +26,11 @@ enum Op {
 }
 
 /// How much of an operation may be seen when it was cut short.
-enum Steps {
+pub(crate) enum Steps {
     /// All or nothing.
     One,
+    /// Words are old or new; the size stays.
+    Words,
     /// Words are old or new; the size is the old one until all are new.
     SizeLast,
     /// Words are old or new; the size grows behind them.
@@ -132,11 +133,23 @@ fn word(data: &[u8], at: usize) -> [u8; 8] {
     word
 }
 
+/// What of an operation that makes `new` of `old` is there.
+pub(crate) fn judge(steps: &Steps, old: &[u8], new: &[u8], found: &[u8]) -> Result<Fate, String> {
+    if found == old {
+        Ok(Fate::Before)
+    } else if found == new {
+        Ok(Fate::After)
+    } else {
+        cut_short(steps, old, new, found).map(|()| Fate::Part)
+    }
+}
+
 /// Could `found` be what is left of an operation that makes `new` of `old`?
 fn cut_short(steps: &Steps, old: &[u8], new: &[u8], found: &[u8]) -> Result<(), String> {
     let size = found.len();
     let sized = match steps {
         Steps::One => return Err("all or nothing was to be there".into()),
+        Steps::Words => size == old.len() && size == new.len(),
         Steps::SizeLast => {
             if size == new.len() && new.len() > old.len() {
                 return Err("the size was there before the rest".into());
@@ -177,12 +190,11 @@ struct Writer {
     flight: Option<Op>,
 }
 
-pub fn start(root: &Path, threads: u64, random: &mut Rng) -> Vec<Box<dyn Load>> {
+#[must_use]
+pub fn start(threads: u64, random: &mut Rng) -> Vec<Box<dyn Load>> {
     let one = |n| -> Box<dyn Load> {
-        let name = format!("data{n}");
-        fs::write(root.join(&name), []).expect("create");
         Box::new(Writer {
-            name,
+            name: format!("data{n}"),
             random: Rng(random.word()),
             file: None,
             content: Vec::new(),
@@ -278,17 +290,25 @@ impl Writer {
             Op::Allocate { at, len, keep } => allocate(size(*keep), *at, *len)?,
             Op::Copy { from, to, len } => {
                 let (mut source, mut target) = (*from as i64, *to as i64);
-                let n = nix::fcntl::copy_file_range(
-                    file,
-                    Some(&mut source),
-                    file,
-                    Some(&mut target),
-                    *len as usize,
-                )?;
+                let mut done = 0;
+                // It may do less than it was asked for, and does nothing at the end of the file.
+                while done < *len {
+                    let left = (*len - done) as usize;
+                    match nix::fcntl::copy_file_range(
+                        file,
+                        Some(&mut source),
+                        file,
+                        Some(&mut target),
+                        left,
+                    )? {
+                        0 => break,
+                        n => done += n as u64,
+                    }
+                }
                 return Ok(Op::Copy {
                     from: *from,
                     to: *to,
-                    len: n as u64,
+                    len: done,
                 });
             }
         }
@@ -297,6 +317,19 @@ impl Writer {
 }
 
 impl Load for Writer {
+    fn prepare(&self, root: &Path) {
+        fs::write(root.join(&self.name), []).expect("create");
+    }
+
+    fn follow(&mut self) {
+        let op = self.choose();
+        self.content = op.apply(&self.content);
+    }
+
+    fn follow_under_way(&mut self) {
+        self.flight = Some(self.choose());
+    }
+
     fn step(&mut self, root: &Path) -> bool {
         let op = self.choose();
         let file = match self.file.take() {
@@ -345,15 +378,8 @@ impl Load for Writer {
             };
         };
         let new = op.apply(&old);
-        if *found == old {
-            Ok(Fate::Before)
-        } else if *found == new {
-            Ok(Fate::After)
-        } else {
-            cut_short(&op.steps(), &old, &new, found)
-                .map(|()| Fate::Part)
-                .map_err(|e| format!("{}: {op:?}, of {} bytes: {e}", self.name, old.len()))
-        }
+        judge(&op.steps(), &old, &new, found)
+            .map_err(|e| format!("{}: {op:?}, of {} bytes: {e}", self.name, old.len()))
     }
 }
 
