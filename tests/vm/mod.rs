@@ -14,6 +14,7 @@ mod misuse;
 mod module;
 mod module_files;
 mod sparse;
+pub mod sudden_end;
 
 use crate::lab::Lab;
 use anyhow::Result;
@@ -74,6 +75,16 @@ pub const SCENARIOS: &[Scenario] = &[
         name: "module",
         about: "the kernel module is loaded into every 7.x kernel, and unloaded",
         run: module::run,
+    },
+    Scenario {
+        name: "module_kexec",
+        about: "the module's mount under load, left by kexec -e: clean, and nothing is lost",
+        run: sudden_end::kexec,
+    },
+    Scenario {
+        name: "module_reset",
+        about: "the same, left by reboot -f on a machine that keeps its memory",
+        run: sudden_end::reset,
     },
     Scenario {
         name: "demo",

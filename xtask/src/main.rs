@@ -9,6 +9,7 @@ mod host;
 mod kmod;
 mod lab;
 mod msrv;
+mod panics;
 #[path = "../../tests/vm/mod.rs"]
 mod scenarios;
 mod setup;

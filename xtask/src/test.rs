@@ -4,14 +4,19 @@
 //! A new suite is a function here and a line in [`STEPS`].
 
 use crate::host::{self, cargo, show};
-use crate::{figures, msrv, setup, vm};
+use crate::{figures, msrv, panics, setup, vm};
 use anyhow::{bail, Result};
 use clap::Args;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::OnceLock;
 use std::time::Instant;
 
 /// Was `--full` asked for?
 static ALL_OF_IT: AtomicBool = AtomicBool::new(false);
+
+/// How many kernels panic, and what each of them does when, where it was said.
+static PANICS: OnceLock<u64> = OnceLock::new();
+static SEED: AtomicU64 = AtomicU64::new(1);
 
 /// What runs, in this order: all but the `Full` ones, with `--quick` only the `Quick` ones, with
 /// `--full` all. With names on the command line those steps run whose name or group (what stands before
@@ -38,6 +43,10 @@ const STEPS: &[Step] = &[
     step("vm:sparse", Daily, || vm::scenario("sparse")),
     step("vm:from_6_1", Daily, || vm::scenario("from_6_1")),
     step("vm:module", Daily, || vm::scenario("module")),
+    step("vm:module_files", Daily, || vm::scenario("module_files")),
+    step("vm:module_kexec", Daily, || vm::scenario("module_kexec")),
+    step("vm:module_reset", Daily, || vm::scenario("module_reset")),
+    step("panic", Daily, panic),
     step("vm:demo", Daily, vm_demo),
     step("vm:demo_without_unmount", Daily, || {
         vm::scenario("demo_without_unmount")
@@ -71,6 +80,12 @@ pub struct Test {
     /// Everything, the searches that take hours too
     #[arg(long, conflicts_with = "quick")]
     full: bool,
+    /// How many kernels the step `panic` lets panic (a dozen; with --full a hundred)
+    #[arg(long)]
+    count: Option<u64>,
+    /// What the kernels of the step `panic` do, and when they panic
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
     /// Only these steps or groups of steps, such as `unit`, `style`, `vm`, `vm:demo`
     names: Vec<String>,
     /// List the steps and do nothing
@@ -108,6 +123,10 @@ impl Test {
             }
             return Ok(());
         }
+        if let Some(count) = self.count {
+            let _ = PANICS.set(count);
+        }
+        SEED.store(self.seed, Ordering::Relaxed);
         ALL_OF_IT.store(self.full, Ordering::Relaxed);
         setup::build()?;
         let mut results = Vec::new();
@@ -205,6 +224,17 @@ fn crash() -> Result<()> {
 /// Damaged regions, likewise; figures in `target/test/corruption.json`.
 fn corruption() -> Result<()> {
     figures::collect("corruption", ALL_OF_IT.load(Ordering::Relaxed))
+}
+
+/// Kernels that panic with a region mounted; figures in `target/test/panic.json`.
+fn panic() -> Result<()> {
+    let usual = if ALL_OF_IT.load(Ordering::Relaxed) {
+        100
+    } else {
+        12
+    };
+    let count = *PANICS.get_or_init(|| usual);
+    panics::run(count, SEED.load(Ordering::Relaxed))
 }
 
 /// Judges nobody here wrote, on FUSE mounts of this machine.

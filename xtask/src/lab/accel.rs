@@ -100,6 +100,8 @@ fn boots(kernel: &Path, initrd: &Path) -> Result<bool> {
         region: None,
         console: &console,
         tap: None,
+        ledger: None,
+        resets: false,
         terminal: false,
     };
     let (mut child, line) = qemu::start(&machine)?;

@@ -57,6 +57,15 @@ impl Console {
         state.fatal = None;
     }
 
+    /// From now on it is an error again, whatever was said until now.
+    pub fn expect_again(&self) {
+        let mut state = self.state.lock().unwrap();
+        state.read(&self.path);
+        state.tolerated = false;
+        state.fatal = None;
+        state.seen = state.text.rfind('\n').map_or(0, |at| at + 1);
+    }
+
     /// The line with which the kernel gave up, if it did.
     pub fn fatal(&self) -> Option<String> {
         let mut state = self.state.lock().unwrap();

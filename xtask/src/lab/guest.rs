@@ -3,6 +3,7 @@
 
 use super::agent::{Agent, Event};
 use super::console::Console;
+use super::ledger::Ledger;
 use super::tap::Tap;
 use anyhow::{bail, ensure, Context, Result};
 use lab_agent::{Exit, Hello, Run};
@@ -23,6 +24,30 @@ pub struct Guest {
     pub(super) agent: Agent,
     pub(super) console: Console,
     pub(super) tap: Option<Tap>,
+    pub(super) ledger: Option<Ledger>,
+}
+
+/// A command that runs on its own.
+pub struct Background {
+    script: String,
+    events: Receiver<Event>,
+    said: Vec<u8>,
+}
+
+impl Background {
+    /// Fails if the command has ended.
+    pub fn check(&mut self) -> Result<()> {
+        while let Ok(event) = self.events.try_recv() {
+            match event {
+                Event::Stdout(bytes) | Event::Stderr(bytes) => self.said.extend(bytes),
+                Event::Exit(exit) => {
+                    let said = String::from_utf8_lossy(&self.said);
+                    bail!("`{}`: {exit:?}\n{said}", self.script);
+                }
+            }
+        }
+        Ok(())
+    }
 }
 
 /// How a command ended.
@@ -140,6 +165,26 @@ impl Guest {
     /// Runs a shell command that has to succeed; returns what it wrote to its standard output.
     pub fn run(&self, script: impl Into<String>) -> Result<String> {
         self.command(script).run()
+    }
+
+    /// Starts a command that is to run until the guest leaves its kernel.
+    pub fn background(&self, script: &str) -> Result<Background> {
+        let run = Run {
+            argv: vec!["/bin/sh".into(), "-c".into(), script.into()],
+            ..Run::default()
+        };
+        let (_, events) = self.agent.start(&run)?;
+        Ok(Background {
+            script: script.to_owned(),
+            events,
+            said: Vec::new(),
+        })
+    }
+
+    /// The words of the memory that is shared with the guest.
+    pub fn ledger(&self) -> Result<Vec<u64>> {
+        let ledger = self.ledger.as_ref().context("this guest has no ledger")?;
+        ledger.words()
     }
 
     /// Puts bytes into a file of the guest.

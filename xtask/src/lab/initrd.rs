@@ -45,6 +45,9 @@ const MODULES: &[&str] = &[
     "loop",
 ];
 
+/// Those a guest needs to be talked to.
+const FEW_MODULES: &[&str] = &["virtio_pci", "virtio_console"];
+
 /// What goes into an initrd.
 #[derive(Clone, Debug, Default)]
 pub struct Contents {
@@ -52,14 +55,16 @@ pub struct Contents {
     pub modules: Vec<String>,
     pub extra: Extra,
     pub tools: bool,
+    /// Without what a guest can be talked to without.
+    pub small: bool,
     /// Files of the scenario's own: (path in the guest, file on the host).
     pub files: Vec<(String, PathBuf)>,
 }
 
 /// Makes the initrd for a kernel and returns its path in the cache.
 pub fn make(cache: &Cache, kernel: &Kernel, tools: &Tools, contents: &Contents) -> Result<PathBuf> {
-    let userland = userland::archive(cache, &contents.extra)?;
-    let modules = modules(cache, kernel, &contents.modules)?;
+    let userland = userland::archive(cache, &contents.extra, contents.small)?;
+    let modules = modules(cache, kernel, contents)?;
     let own = own(tools, contents)?.pack()?;
     let name = |path: &Path| path.as_os_str().as_encoded_bytes().to_vec();
     let key = key([name(&userland), name(&modules), own.clone()]);
@@ -94,9 +99,9 @@ fn sweep(dir: &Path) -> Result<()> {
     Ok(())
 }
 
-fn modules(cache: &Cache, kernel: &Kernel, more: &[String]) -> Result<PathBuf> {
-    let mut wanted = MODULES.to_vec();
-    wanted.extend(more.iter().map(String::as_str));
+fn modules(cache: &Cache, kernel: &Kernel, contents: &Contents) -> Result<PathBuf> {
+    let mut wanted = if contents.small { FEW_MODULES } else { MODULES }.to_vec();
+    wanted.extend(contents.modules.iter().map(String::as_str));
     let image = kernel.image.as_os_str().as_encoded_bytes();
     let key = key([image]
         .into_iter()

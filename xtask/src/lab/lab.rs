@@ -8,6 +8,7 @@ use super::console::Console;
 use super::guest::Guest;
 use super::initrd::{self, Contents};
 use super::kernel::{Kernel, Kernels};
+use super::ledger::Ledger;
 use super::qemu::{self, Machine};
 use super::region::{Region, Size};
 use super::tap::Tap;
@@ -33,6 +34,8 @@ pub struct Boot {
     cpus: u32,
     network: bool,
     terminal: bool,
+    ledger: bool,
+    resets: bool,
     arguments: Vec<String>,
     contents: Contents,
 }
@@ -48,6 +51,8 @@ impl Boot {
             cpus: 2,
             network: false,
             terminal: false,
+            ledger: false,
+            resets: false,
             arguments: Vec::new(),
             contents: Contents {
                 tools: true,
@@ -89,6 +94,24 @@ impl Boot {
     /// With a shell on the person's terminal.
     pub fn terminal(mut self) -> Boot {
         self.terminal = true;
+        self
+    }
+
+    /// With memory that host and guest share; see `Guest::ledger`.
+    pub fn ledger(mut self) -> Boot {
+        self.ledger = true;
+        self
+    }
+
+    /// A reset, or a panic without a crash kernel, starts this kernel again, with what is in memory.
+    pub fn resets(mut self) -> Boot {
+        self.resets = true;
+        self
+    }
+
+    /// Only what it takes to mount and to load another kernel: such a guest boots in half the time.
+    pub fn small(mut self) -> Boot {
+        self.contents.small = true;
         self
     }
 
@@ -211,6 +234,10 @@ impl Lab {
         let console = dir.join(self.console_name());
         let _ = fs::remove_file(&console);
         let tap = boot.network.then(Tap::create).transpose()?;
+        let ledger = match boot.ledger {
+            true => Some(Ledger::new(&console.with_extension("ledger"))?),
+            false => None,
+        };
         let machine = Machine {
             accel,
             kernel: &kernel.image,
@@ -221,6 +248,8 @@ impl Lab {
             region: boot.region.map(|region| region.size),
             console: &console,
             tap: tap.as_ref(),
+            ledger: ledger.as_ref().map(Ledger::path),
+            resets: boot.resets,
             terminal: boot.terminal,
         };
         let (qemu, line) = qemu::start(&machine)?;
@@ -229,6 +258,7 @@ impl Lab {
             agent: Agent::new(line)?,
             console: Console::new(&console),
             tap,
+            ledger,
         };
         guest.wait_hello(0, BOOT_LIMIT)?;
         Ok(guest)
@@ -260,6 +290,12 @@ impl Lab {
         let start = Instant::now();
         let hello = guest.leave("exec kexec -e", BOOT_LIMIT)?;
         Ok((hello, start.elapsed().as_secs_f64()))
+    }
+
+    /// Resets the machine as `reboot -f` does: without stopping anything first. The guest has to be
+    /// one that `resets`.
+    pub fn reset(&self, guest: &Guest) -> Result<Hello> {
+        guest.leave("exec reboot -f", BOOT_LIMIT)
     }
 
     fn load(&self, guest: &Guest, next: &Boot, how: &str) -> Result<()> {

@@ -26,6 +26,7 @@ mod initrd;
 mod kernel;
 #[allow(clippy::module_inception)]
 mod lab;
+mod ledger;
 mod qemu;
 mod region;
 mod tap;

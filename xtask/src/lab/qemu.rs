@@ -25,6 +25,10 @@ pub struct Machine<'a> {
     pub region: Option<Size>,
     pub console: &'a Path,
     pub tap: Option<&'a Tap>,
+    /// A file that is memory of the guest's too; see `lab_agent::LEDGER_DEVICE`.
+    pub ledger: Option<&'a Path>,
+    /// A reset starts the machine anew, with what is in its memory; otherwise it ends.
+    pub resets: bool,
     /// A second console on the terminal.
     pub terminal: bool,
 }
@@ -33,13 +37,10 @@ pub struct Machine<'a> {
 pub fn start(machine: &Machine) -> Result<(Child, UnixStream)> {
     let (ours, theirs) = UnixStream::pair()?;
     let mut qemu = Command::new("qemu-system-x86_64");
-    qemu.args([
-        "-nodefaults",
-        "-no-user-config",
-        "-display",
-        "none",
-        "-no-reboot",
-    ]);
+    qemu.args(["-nodefaults", "-no-user-config", "-display", "none"]);
+    if !machine.resets {
+        qemu.arg("-no-reboot");
+    }
     qemu.args(["-machine", "q35", "-accel", machine.accel.option()]);
     qemu.args([
         "-cpu",
@@ -81,6 +82,12 @@ pub fn start(machine: &Machine) -> Result<(Child, UnixStream)> {
         qemu.args(["-netdev", &format!("tap,id=net,fd={}", tap.fd())]);
         let device = format!("virtio-net-pci,netdev=net,romfile=,mac={}", tap.mac());
         qemu.args(["-device", &device]);
+    }
+    if let Some(ledger) = machine.ledger {
+        let (path, size) = (comma(ledger)?, lab_agent::LEDGER_SIZE);
+        let memory = format!("memory-backend-file,id=ledger,share=on,size={size},mem-path={path}");
+        qemu.args(["-object", &memory]);
+        qemu.args(["-device", "ivshmem-plain,memdev=ledger"]);
     }
     if machine.terminal {
         qemu.args(["-chardev", "stdio,id=terminal,signal=off"]);

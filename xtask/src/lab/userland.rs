@@ -51,6 +51,9 @@ const PROGRAMS: &[&str] = &[
     "umount",
 ];
 
+/// Those without which nothing can be mounted and no kernel loaded.
+const FEW_PROGRAMS: &[&str] = &["dash", "kexec", "mount", "umount"];
+
 /// What a scenario needs besides the usual.
 #[derive(Clone, Debug, Default)]
 pub struct Extra {
@@ -60,11 +63,12 @@ pub struct Extra {
 }
 
 /// The compressed archive of the userland.
-pub fn archive(cache: &Cache, extra: &Extra) -> Result<PathBuf> {
+pub fn archive(cache: &Cache, extra: &Extra, small: bool) -> Result<PathBuf> {
     let apt = Apt::open(cache, "userland", &[SUITE])?;
     let mut packages: Vec<String> = PACKAGES.iter().map(|name| (*name).to_owned()).collect();
     packages.extend(extra.packages.iter().cloned());
-    let mut programs: Vec<String> = PROGRAMS.iter().map(|name| (*name).to_owned()).collect();
+    let programs = if small { FEW_PROGRAMS } else { PROGRAMS };
+    let mut programs: Vec<String> = programs.iter().map(|name| (*name).to_owned()).collect();
     programs.extend(extra.programs.iter().cloned());
     let files = apt.closure(&packages)?;
     let names: Vec<&[u8]> = files

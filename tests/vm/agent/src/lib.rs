@@ -11,6 +11,12 @@ use std::io::{self, Read, Write};
 
 /// The name of the virtio-serial port.
 pub const PORT_NAME: &str = "rpramfs.agent";
+/// Vendor and device number of the memory that the host shares with the guest (ivshmem), which the guest's
+/// stores reach at once, so that no crash takes what was written there.
+pub const LEDGER_DEVICE: (&str, &str) = ("0x1af4", "0x1110");
+/// Bytes of it. The first word is not 0 once work has begun, each thread's number of acknowledged
+/// operations follows.
+pub const LEDGER_SIZE: usize = 4096;
 /// No frame carries more than this.
 pub const MAX_PAYLOAD: usize = 32 << 10;
 /// Sent before the first frame of a new boot; more than the longest frame.

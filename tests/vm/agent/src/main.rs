@@ -8,6 +8,7 @@
 mod agent;
 mod boot;
 mod holes;
+mod load;
 mod memory;
 mod work;
 
@@ -17,6 +18,7 @@ fn main() {
         Some("agent") => agent::serve().map_err(|error| error.to_string()),
         Some("hold") => memory::hold(&args[1..]),
         Some("holes") => holes::main(&args[1..]),
+        Some("load") => load::main(&args[1..]),
         Some("memory") => memory::main(&args[1..]),
         Some("work") => work::main(&args[1..]),
         _ if std::process::id() == 1 => boot::run(),
