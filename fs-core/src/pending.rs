@@ -200,8 +200,18 @@ impl<R: Region, H: Host> Fs<R, H> {
         }
     }
 
+    /// Is there work for this inode that an earlier mount left? Its number may have been used anew since
+    /// it was looked for.
+    fn is_left_behind(&self, ino: Ino) -> Result<bool> {
+        let set = ino % PENDING_SETS;
+        Ok(self.next_pending(set, ino - 1)? == Some(ino))
+    }
+
     /// Does what is pending for one inode. The caller has it locked, and nobody else holds it open.
     pub(crate) fn do_pending(&self, ino: Ino) -> Result<()> {
+        if ino == 0 || !self.is_left_behind(ino)? {
+            return Ok(());
+        }
         let mut i = Inode::NONE;
         match self.inode(self, ino, &mut i) {
             Err(Error::Stale) => return Ok(()),
