@@ -23,7 +23,8 @@ pub(crate) fn get(inode: &Inode, kind: Kind) -> Result<Option<Acl>> {
     let name = name(kind)?;
     loop {
         let len = match xattrs::get(inode, &name, &mut []) {
-            Ok(len) => len.min(MOST),
+            Ok(len) if len > MOST => return Err(Errno::IO),
+            Ok(len) => len,
             Err(Errno::NO_DATA) => return Ok(None),
             Err(e) => return Err(e),
         };

@@ -3,6 +3,7 @@
 
 use crate::bindings as c;
 use crate::errno::{check, Errno, Result};
+use crate::memory::Memory;
 use crate::source::Range;
 use core::ptr::NonNull;
 use fs_core::layout::{Geometry, PAGE};
@@ -206,9 +207,9 @@ impl Claim {
     }
 
     /// The claimed memory.
-    pub(crate) fn region(&self) -> MappedRegion {
+    pub(crate) fn memory(&self) -> Memory {
         // SAFETY: as for `Peek::region`; whoever has the value has the claim too, and drops it later.
-        unsafe { MappedRegion::new(self.base, self.range.len) }
+        Memory::new(unsafe { MappedRegion::new(self.base, self.range.len) })
     }
 
     /// The device that iomaps name.

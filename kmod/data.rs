@@ -6,14 +6,20 @@
 //! the memory on the other side may be a mapping of this very file.
 
 use crate::errno::{check_newsize, Errno, Result};
+use crate::host::go_on;
 use crate::nodes;
 use crate::vfs::inode::LockedPair;
 use crate::vfs::iov::Kiocb;
 use crate::vfs::{File, Inode, IovIter};
 use fs_core::{Error, Fallocate, Seek, PAGE_SIZE};
 
-/// Copies that got nowhere, though the caller's memory was there, before we give up.
+/// Copies that got nowhere, though the caller's memory was there, before we give up: it may have gone again.
+/// Few for reading, as it may be the region's memory that has gone bad.
 const PATIENCE: u32 = 16;
+const PATIENCE_READING: u32 = 4;
+
+/// What copy_file_range copies without a look at signals, in bytes.
+const PIECE: u64 = 64 << 20;
 
 /// Reads from the position of `io` on.
 pub(crate) fn read(io: &mut Kiocb<'_>, iter: &mut IovIter<'_>) -> Result<u64> {
@@ -52,7 +58,7 @@ pub(crate) fn read(io: &mut Kiocb<'_>, iter: &mut IovIter<'_>) -> Result<u64> {
                 if iter.fault_in_writeable(left) == left {
                     break Err(Errno::FAULT);
                 }
-                if failures > PATIENCE {
+                if failures > PATIENCE_READING {
                     // The other side is there: it is the region's memory that has gone bad.
                     break Err(Errno::IO);
                 }
@@ -169,18 +175,41 @@ pub(crate) fn copy(from: &File, from_at: u64, to: &File, to_at: u64, len: u64) -
     let fs = target.mount().fs();
     let _inodes = LockedPair::new(source, target);
     to.remove_privileges()?;
-    let result = {
-        let _source = (!source.is_same(target)).then(|| source.meta(2));
-        let _target = target.meta(3);
-        let result = fs.copy_range(source.ino(), from_at, target.ino(), to_at, len);
-        nodes::refresh(target)?;
-        result
+    let mut done = 0;
+    let result = loop {
+        let want = (len - done).min(PIECE);
+        if want == 0 {
+            break Ok(());
+        }
+        let copied = {
+            let _all = Inode::meta_of([
+                (!source.is_same(target)).then_some(source),
+                Some(target),
+                None,
+                None,
+            ]);
+            let (from_at, to_at) = (from_at + done, to_at + done);
+            let copied = fs.copy_range(source.ino(), from_at, target.ino(), to_at, want);
+            nodes::refresh(target)?;
+            copied
+        };
+        match copied {
+            Ok(n) => done += n,
+            Err(e) => break Err(Errno::from(e)),
+        }
+        // The end of the source, or of space; or of the task's patience.
+        if copied != Ok(want) || !go_on() {
+            break Ok(());
+        }
     };
-    if !target.is_unmapped() {
-        target.forget_mappings(to_at, to_at.saturating_add(len));
+    if done > 0 && !target.is_unmapped() {
+        target.forget_mappings(to_at, to_at + done);
     }
     from.accessed();
-    Ok(result?)
+    match result {
+        Err(e) if done == 0 => Err(e),
+        _ => Ok(done),
+    }
 }
 
 /// SEEK_DATA and SEEK_HOLE.

@@ -236,6 +236,12 @@ struct mutex *rpramfs_locks_new(unsigned int n)
 	return locks;
 }
 
+bool rpramfs_go_on(void)
+{
+	cond_resched();
+	return !fatal_signal_pending(current);
+}
+
 static void wait_for_page(struct inode *inode)
 {
 	filemap_invalidate_unlock(inode->i_mapping);
@@ -245,6 +251,15 @@ static void wait_for_page(struct inode *inode)
 
 int rpramfs_break_layout(struct inode *inode, loff_t start, loff_t end)
 {
+	/*
+	 * An entry goes whole, whatever is asked for: so all of it is unmapped, and waited for. What is
+	 * still wanted of it is faulted in again.
+	 */
+	start = round_down(start, PMD_SIZE);
+	if (end > LLONG_MAX - PMD_SIZE)
+		end = LLONG_MAX;
+	else
+		end = round_up(end, PMD_SIZE) - 1;
 	return dax_break_layout(inode, start, end, wait_for_page);
 }
 
@@ -283,6 +298,11 @@ size_t rpramfs_zero_iter(size_t n, struct iov_iter *iter)
 	return done;
 }
 
+unsigned long rpramfs_copy_checked(void *to, const void *from, size_t n)
+{
+	return copy_mc_to_kernel(to, from, n);
+}
+
 size_t rpramfs_iter_count(const struct iov_iter *iter)
 {
 	return iov_iter_count(iter);
@@ -308,10 +328,13 @@ void rpramfs_may_odirect(struct file *file)
 	file->f_mode |= FMODE_CAN_ODIRECT;
 }
 
-int rpramfs_opened_tmpfile(struct file *file, struct inode *inode)
+struct dentry *rpramfs_dentry(struct file *file)
 {
-	d_mark_tmpfile(file, inode);
-	d_instantiate_new(file->f_path.dentry, inode);
+	return file->f_path.dentry;
+}
+
+int rpramfs_finish_open(struct file *file)
+{
 	return finish_open_simple(file, 0);
 }
 

@@ -53,6 +53,9 @@ int rpramfs_want_write(struct file *file);
 void rpramfs_drop_write(struct file *file);
 struct mutex *rpramfs_locks_new(unsigned int n);
 
+/* In a long piece of work: lets others run. False if this task is to end. Macros. */
+bool rpramfs_go_on(void);
+
 /* Waits until nobody has pinned pages of the range; the invalidate lock is held, and let go while
  * waiting: a callback of the kernel's that is a plain C function. */
 int rpramfs_break_layout(struct inode *inode, loff_t start, loff_t end);
@@ -61,6 +64,8 @@ int rpramfs_break_layout(struct inode *inode, loff_t start, loff_t end);
 size_t rpramfs_copy_to_iter(const void *from, size_t n, struct iov_iter *iter);
 size_t rpramfs_copy_from_iter(void *to, size_t n, struct iov_iter *iter);
 size_t rpramfs_zero_iter(size_t n, struct iov_iter *iter);
+/* How many bytes could not be read: copy_mc_to_kernel is a macro where memory errors are not recovered. */
+unsigned long rpramfs_copy_checked(void *to, const void *from, size_t n);
 size_t rpramfs_iter_count(const struct iov_iter *iter);
 
 /* Directories, dentries, files: inline. */
@@ -68,7 +73,8 @@ bool rpramfs_emit_dots(struct file *file, struct dir_context *ctx);
 bool rpramfs_emit(struct dir_context *ctx, const char *name, int len, u64 ino, unsigned int mode);
 void rpramfs_file_accessed(struct file *file);
 void rpramfs_may_odirect(struct file *file);
-int rpramfs_opened_tmpfile(struct file *file, struct inode *inode);
+struct dentry *rpramfs_dentry(struct file *file);
+int rpramfs_finish_open(struct file *file);
 void rpramfs_link_on_free(struct delayed_call *done, void *link);
 struct dentry *rpramfs_dget(struct dentry *dentry);
 void *rpramfs_err_ptr(long error);

@@ -26,10 +26,5 @@ pub(crate) fn decode(sb: &Super, words: &[u32]) -> Result<InodeRef> {
     if !sb.mount().fs().was_given(ino)? {
         return Err(Errno::STALE);
     }
-    let inode = nodes::named(sb, ino)?;
-    if inode.generation() == generation {
-        Ok(inode)
-    } else {
-        Err(Errno::STALE)
-    }
+    nodes::remembered(sb, ino, generation)
 }

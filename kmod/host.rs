@@ -46,6 +46,12 @@ impl KernelHost {
     }
 }
 
+/// Lets other tasks run. False if this one is to end.
+pub(crate) fn go_on() -> bool {
+    // SAFETY: called in process context, with nothing but sleeping locks held.
+    unsafe { c::rpramfs_go_on() }
+}
+
 /// Nanoseconds of a clock that never goes back.
 pub(crate) fn clock() -> i64 {
     // SAFETY: may be called anywhere.

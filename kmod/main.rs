@@ -30,6 +30,7 @@ mod extents;
 #[deny(unsafe_code)]
 mod handles;
 mod host;
+mod memory;
 #[deny(unsafe_code)]
 mod mount;
 #[deny(unsafe_code)]

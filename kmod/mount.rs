@@ -4,15 +4,16 @@
 use crate::claim::{Claim, Peek};
 use crate::errno::{Errno, Result};
 use crate::host::KernelHost;
+use crate::memory::Memory;
 use crate::reclaim::Reclaim;
 use crate::source::Range;
 use crate::vfs::work::Work;
-use fs_core::{Error, Fs, MappedRegion, MountOptions, Owner, OwnerKind, SuperInfo};
+use fs_core::{Error, Fs, MountOptions, Owner, OwnerKind, SuperInfo};
 use kernel::prelude::*;
 use kernel::sync::SetOnce;
 
 /// The core over claimed memory.
-pub(crate) type Core = Fs<MappedRegion, KernelHost>;
+pub(crate) type Core = Fs<Memory, KernelHost>;
 
 /// What a superblock has: where its region is, and, once it is open, what is in it.
 pub(crate) struct Site {
@@ -60,16 +61,21 @@ impl Site {
         self.mount.as_ref().map(|mount| &**mount)
     }
 
-    /// Begins to give back what a crash left behind.
-    pub(crate) fn start_reclaim(&self, reclaim: Reclaim) -> Result {
+    /// Who gives back what a crash left behind, when told to.
+    pub(crate) fn prepare_reclaim(&self, reclaim: Reclaim) -> Result {
         self.reclaim.populate(Work::new(reclaim)?);
-        if let Some(work) = self.reclaim.as_ref() {
-            work.queue();
-        }
         Ok(())
     }
 
-    /// Ends that, before the inodes go.
+    /// Begins, or goes on.
+    pub(crate) fn go_on_reclaiming(&self) {
+        if let Some(work) = self.reclaim.as_ref() {
+            work.data().go_on();
+            work.queue();
+        }
+    }
+
+    /// Ends that: before the inodes go, or nothing may be written any more.
     pub(crate) fn stop_reclaim(&self) {
         if let Some(work) = self.reclaim.as_ref() {
             work.data().stop();
@@ -96,7 +102,7 @@ impl Mount {
             },
             alive: &|owner| lives(owner),
         };
-        let fs = Fs::mount(claim.region(), host, &options).map_err(|e| explain(range, e, None))?;
+        let fs = Fs::mount(claim.memory(), host, &options).map_err(|e| explain(range, e, None))?;
         // The first grows with the region, and is the kernel's own; the second does not.
         pr_info!(
             "{}: claimed with its struct pages in {} us, mounted in {} us{}\n",

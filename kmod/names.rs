@@ -7,9 +7,9 @@ use crate::acl;
 use crate::errno::{Errno, Result};
 use crate::nodes;
 use crate::vfs::fill::Label;
-use crate::vfs::inode::Fresh;
+use crate::vfs::inode::Born;
 use crate::vfs::{Dentry, Idmap, Inode, InodeRef};
-use fs_core::{Attr, Error, NewInode, RenameMode, S_IFLNK};
+use fs_core::{Attr, Error, NewInode, RenameMode, S_IFDIR, S_IFLNK, S_IFMT};
 use kernel::prelude::*;
 
 /// What a name names.
@@ -44,7 +44,7 @@ pub(crate) enum Make<'a> {
 }
 
 /// Makes something under a new name.
-pub(crate) fn make(idmap: Idmap, dir: &Inode, dentry: &Dentry, make: Make<'_>) -> Result<Fresh> {
+pub(crate) fn make(idmap: Idmap, dir: &Inode, dentry: &Dentry, make: Make<'_>) -> Result<Born> {
     let (uid, gid) = idmap.new_owner(dir);
     let fs = dir.mount().fs();
     let (mode, rdev) = match make {
@@ -70,23 +70,26 @@ pub(crate) fn make(idmap: Idmap, dir: &Inode, dentry: &Dentry, make: Make<'_>) -
     dress(dir, dentry, &attr, inherited).inspect_err(|_| {
         let _meta = dir.meta(0);
         // Half made is not made. If that fails too, the first error is the one to tell.
-        let _ = fs
-            .unlink(dir.ino(), dentry.name())
-            .and_then(|gone| fs.evict(gone.ino));
+        let _ = if attr.mode & S_IFMT == S_IFDIR {
+            fs.rmdir(dir.ino(), dentry.name())
+        } else {
+            fs.unlink(dir.ino(), dentry.name())
+        }
+        .and_then(|gone| fs.evict(gone.ino));
         let _ = nodes::refresh(dir);
     })
 }
 
 /// What else a new inode has from its directory: access control lists, a label.
-fn dress(dir: &Inode, dentry: &Dentry, attr: &Attr, inherited: acl::Inherited) -> Result<Fresh> {
-    let fresh = nodes::born(dir.super_block(), attr)?;
-    inherited.apply(&fresh)?;
-    Label::apply(&fresh, dir, Some(dentry))?;
-    Ok(fresh)
+fn dress(dir: &Inode, dentry: &Dentry, attr: &Attr, inherited: acl::Inherited) -> Result<Born> {
+    let born = nodes::born(dir.super_block(), attr)?;
+    inherited.apply(&born)?;
+    Label::apply(&born, dir, Some(dentry))?;
+    Ok(born)
 }
 
 /// Makes a file without a name.
-pub(crate) fn make_nameless(idmap: Idmap, dir: &Inode, mode: u32) -> Result<Fresh> {
+pub(crate) fn make_nameless(idmap: Idmap, dir: &Inode, mode: u32) -> Result<Born> {
     let (uid, gid) = idmap.new_owner(dir);
     let inherited = acl::Inherited::new(dir, mode)?;
     let new = NewInode {
@@ -100,10 +103,14 @@ pub(crate) fn make_nameless(idmap: Idmap, dir: &Inode, mode: u32) -> Result<Fres
         let _meta = dir.meta_shared();
         fs.tmpfile(dir.ino(), &new)?
     };
-    let fresh = nodes::born(dir.super_block(), &attr)?;
-    inherited.apply(&fresh)?;
-    Label::apply(&fresh, dir, None)?;
-    Ok(fresh)
+    let born = nodes::born(dir.super_block(), &attr).inspect_err(|_| {
+        // Nobody has it, and nobody will.
+        let _ = fs.evict(attr.ino);
+    })?;
+    // From here on, the end of the last reference takes it back.
+    inherited.apply(&born)?;
+    Label::apply(&born, dir, None)?;
+    Ok(born)
 }
 
 /// Gives an inode one more name.
@@ -144,11 +151,9 @@ pub(crate) fn rename(
     let inode = dentry.inode().ok_or(Errno::NO_ENTRY)?;
     let target = new_dentry.inode().filter(|target| !target.is_same(inode));
     let other = (!new_dir.is_same(dir)).then_some(new_dir);
-    // An inode that is moved can be no directory it is moved from or to.
-    let _dir = dir.meta(0);
-    let _new_dir = other.map(|dir| dir.meta(1));
-    let _inode = inode.meta(2);
-    let _target = target.map(|target| target.meta(3));
+    // An inode that is moved can be no directory it is moved from or to. What is moved inside of one
+    // directory is not locked by the VFS if it is a directory itself: another move may be from there.
+    let _all = Inode::meta_of([Some(dir), other, Some(inode), target]);
     dir.mount().fs().rename(
         dir.ino(),
         dentry.name(),

@@ -21,6 +21,11 @@ impl Reclaim {
         }
     }
 
+    /// It may run.
+    pub(crate) fn go_on(&self) {
+        self.stop.store(false, Ordering::Relaxed);
+    }
+
     /// Ends it after the inode it is at.
     pub(crate) fn stop(&self) {
         self.stop.store(true, Ordering::Relaxed);
@@ -37,6 +42,10 @@ impl Reclaim {
                 let _inode = inode.lock();
                 let _faults = inode.invalidate_lock();
                 let _meta = inode.meta(0);
+                if inode.links() == 0 {
+                    // Open, and unlinked since: its end takes it back.
+                    return Ok(false);
+                }
                 work().map(|()| true)
             }
             // No name leads to it, and file handles are refused too: it is ours alone.

@@ -56,15 +56,28 @@ pub(crate) fn set(inode: &Inode, name: &Name, value: Option<&[u8]>, mode: XattrM
 /// trusted namespace are for `all` only.
 pub(crate) fn list(inode: &Inode, buf: &mut [u8], all: bool) -> Result<usize> {
     let fs = inode.mount().fs();
-    let _meta = inode.meta_shared();
+    let names = |buf: &mut [u8]| {
+        let _meta = inode.meta_shared();
+        fs.listxattr(inode.ino(), buf)
+    };
     if all {
-        return Ok(fs.listxattr(inode.ino(), buf)?);
+        return Ok(names(buf)?);
     }
-    let len = fs.listxattr(inode.ino(), &mut [])?;
-    let mut names = KVec::from_elem(0u8, len, GFP_KERNEL)?;
-    if len != 0 {
-        fs.listxattr(inode.ino(), &mut names)?;
-    }
+    let names = loop {
+        let mut room = KVec::from_elem(0u8, names(&mut [])?, GFP_KERNEL)?;
+        if room.is_empty() {
+            break room;
+        }
+        match names(&mut room) {
+            Ok(len) => {
+                room.truncate(len);
+                break room;
+            }
+            // There are more meanwhile.
+            Err(fs_core::Error::Range) => {}
+            Err(e) => return Err(e.into()),
+        }
+    };
     let mut at = 0;
     for name in names.split_inclusive(|&b| b == 0) {
         if name.starts_with(b"trusted.") {

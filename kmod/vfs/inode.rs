@@ -2,6 +2,7 @@
 //! Inodes of the VFS.
 
 use super::super_block::Super;
+use super::Dentry;
 use crate::bindings as c;
 use crate::errno::{check, Errno, Result};
 use crate::mount::Mount;
@@ -9,7 +10,7 @@ use core::cell::UnsafeCell;
 use core::marker::PhantomData;
 use core::ops::Deref;
 use core::ptr::NonNull;
-use fs_core::{Attr, Ino};
+use fs_core::{Attr, Ino, PAGE_SIZE, S_IFDIR, S_IFMT};
 
 /// An inode of ours that somebody keeps alive.
 #[repr(transparent)]
@@ -126,13 +127,8 @@ impl Inode {
             }
             let sealed = c::S_IMMUTABLE;
             let flags = (&raw const (*p).i_flags).read_volatile();
-            let wanted = if a.sealed {
-                flags | sealed
-            } else {
-                flags & !sealed
-            };
-            if wanted != flags {
-                c::inode_set_flags(p, wanted, sealed);
+            if (flags & sealed != 0) != a.sealed {
+                c::inode_set_flags(p, if a.sealed { sealed } else { 0 }, sealed);
             }
         }
     }
@@ -144,6 +140,18 @@ impl Inode {
         // SAFETY: the lock is part of the inode, which lives as long as the guard.
         unsafe { c::rpramfs_meta_lock(self.raw(), nesting) };
         Meta(self, PhantomData)
+    }
+
+    /// Those of several inodes: directories first, then by number, so that all tasks do it in one order.
+    pub(crate) fn meta_of(mut inodes: [Option<&Inode>; 4]) -> [Option<Meta<'_>>; 4] {
+        inodes.sort_unstable_by_key(|inode| {
+            inode.map_or((false, 0), |i| (i.mode() & S_IFMT != S_IFDIR, i.ino()))
+        });
+        let mut nesting = 0;
+        inodes.map(|inode| {
+            nesting += 1;
+            inode.map(|inode| inode.meta(nesting - 1))
+        })
     }
 
     /// The same, shared.
@@ -190,20 +198,19 @@ impl Inode {
         unsafe { c::rpramfs_mapping_empty(self.raw()) }
     }
 
-    /// Takes mappings of a range of bytes away, so that they are looked up anew. Not with `meta`: a page
-    /// fault has the entry locked while it waits for that.
+    /// Takes mappings of a range of bytes away, so that they are looked up anew: those of zeros, where
+    /// there is data now. Not with `meta`, which a page fault that is under way waits for.
     pub(crate) fn forget_mappings(&self, start: u64, end: u64) {
         if end <= start {
             return;
         }
-        // SAFETY: the inode and its mapping live. There is nothing dirty that could fail to be dropped.
-        unsafe {
-            c::invalidate_inode_pages2_range(
-                (*self.raw()).i_mapping,
-                (start / 4096) as _,
-                ((end - 1) / 4096) as _,
-            );
-        }
+        // Faults that began before are over, and later ones find the data.
+        let _faults = self.invalidate_lock();
+        let first = start - start % PAGE_SIZE;
+        let len = end.next_multiple_of(PAGE_SIZE) - first;
+        // SAFETY: the inode and its mapping live. Entries stay: DAX replaces one of zeros itself, and the
+        // others may be in use.
+        unsafe { c::unmap_mapping_range((*self.raw()).i_mapping, first as i64, len as i64, 0) };
     }
 
     /// Takes mappings of whole pages away for good: they are about to be freed.
@@ -287,6 +294,37 @@ pub(crate) struct Fresh(NonNull<Inode>);
 pub(crate) enum Got {
     Known(InodeRef),
     Fresh(Fresh),
+}
+
+/// An inode that was just made.
+pub(crate) enum Born {
+    /// Nobody else has it.
+    Fresh(Fresh),
+    /// Somebody came by its number already.
+    Known(InodeRef),
+}
+
+impl Born {
+    /// Lets a dentry name it.
+    pub(crate) fn instantiate(self, dentry: &Dentry) {
+        // SAFETY: the dentry names nothing yet; the reference is handed over.
+        unsafe {
+            match self {
+                Born::Fresh(fresh) => c::d_instantiate_new(dentry.raw(), fresh.into_raw()),
+                Born::Known(inode) => c::d_instantiate(dentry.raw(), inode.into_raw()),
+            }
+        }
+    }
+}
+
+impl Deref for Born {
+    type Target = Inode;
+    fn deref(&self) -> &Inode {
+        match self {
+            Born::Fresh(fresh) => fresh,
+            Born::Known(inode) => inode,
+        }
+    }
 }
 
 impl Fresh {

@@ -4,7 +4,8 @@
 use super::file::File;
 use crate::bindings as c;
 use crate::errno::{Errno, Result};
-use fs_core::{Error, MappedRegion, Region};
+use crate::memory::Memory;
+use fs_core::Error;
 
 /// The memory that a read or write is about.
 pub(crate) struct IovIter<'a>(&'a mut c::iov_iter);
@@ -46,12 +47,12 @@ impl<'a> IovIter<'a> {
     #[inline]
     pub(crate) fn copy_in(
         &self,
-        region: &MappedRegion,
+        region: &Memory,
         to: u64,
         pos: u64,
         n: u64,
     ) -> fs_core::Result<()> {
-        let address = address(region, to, n)?;
+        let address = region.address(to, n)?;
         let mut iter = self.at(pos);
         // SAFETY: `n` bytes at `address` are in the region. They may be written by others at the same time
         // (a mapping): bytes are bytes.
@@ -68,13 +69,13 @@ impl<'a> IovIter<'a> {
     #[inline]
     pub(crate) fn copy_out(
         &mut self,
-        region: &MappedRegion,
+        region: &Memory,
         from: Option<u64>,
         n: u64,
     ) -> fs_core::Result<u64> {
         let done = match from {
             Some(from) => {
-                let address = address(region, from, n)?;
+                let address = region.address(from, n)?;
                 // SAFETY: `n` bytes at `address` are in the region.
                 unsafe { c::rpramfs_copy_to_iter(address.cast(), n as usize, self.0) }
             }
@@ -94,15 +95,6 @@ impl<'a> IovIter<'a> {
     pub(crate) fn fault_in_readable(&self, n: u64) -> u64 {
         // SAFETY: an iterator.
         unsafe { c::fault_in_iov_iter_readable(self.0, n as usize) as u64 }
-    }
-}
-
-#[inline]
-fn address(region: &MappedRegion, off: u64, n: u64) -> fs_core::Result<*mut u8> {
-    match off.checked_add(n) {
-        // SAFETY: inside the region, and so inside one mapping.
-        Some(end) if end <= region.len() => Ok(unsafe { region.base().as_ptr().add(off as usize) }),
-        _ => Err(Error::corrupt(off, "offset outside the region")),
     }
 }
 

@@ -181,10 +181,12 @@ unsafe fn fill(sb: *mut c::super_block, fc: *mut c::fs_context) -> Result {
         (*sb).s_blocksize_bits = 12;
         // What has no capabilities has none until somebody sets some: writes need not look each time.
         (*sb).s_flags |= c::SB_POSIXACL | c::SB_NOSEC;
-        (*sb).s_flags |= c::rpramfs_flag_RPRAMFS_SB_POSIXACL as c_ulong;
         if mount.fs().is_read_only() && !read_only {
-            complain!("{}: mounted read-only: damaged, or with features that this version does not know", this.site().range);
-            (*sb).s_flags |= c::rpramfs_flag_RPRAMFS_SB_RDONLY as c_ulong;
+            complain!(
+                "{}: mounted read-only: damaged, or with features that this version does not know",
+                this.site().range
+            );
+            (*sb).s_flags |= c::SB_RDONLY;
         }
         c::rpramfs_set_uuid(sb, info.uuid.as_ptr());
     }
@@ -196,10 +198,11 @@ unsafe fn fill(sb: *mut c::super_block, fc: *mut c::fs_context) -> Result {
             return Err(Errno::NO_MEMORY);
         }
     }
-    if !read_only {
-        // SAFETY: `kill` ends the work before the superblock goes.
-        this.site()
-            .start_reclaim(Reclaim::new(unsafe { Handle::new(sb) }))?;
+    // SAFETY: `kill` ends the work before the superblock goes.
+    this.site()
+        .prepare_reclaim(Reclaim::new(unsafe { Handle::new(sb) }))?;
+    if !mount.fs().is_read_only() {
+        this.site().go_on_reclaiming();
     }
     Ok(())
 }
@@ -228,17 +231,27 @@ unsafe extern "C" fn kill(sb: *mut c::super_block) {
 /// Called by the VFS to remount, with the superblock's root in the context.
 unsafe extern "C" fn reconfigure(fc: *mut c::fs_context) -> c_int {
     // SAFETY: the context names the root of a superblock of ours.
-    let (sb, read_only) = unsafe {
+    let (sb, asked, read_only) = unsafe {
         (
             Super::from_raw((*(*fc).root).d_sb),
+            (*fc).sb_flags_mask as c_ulong & c::SB_RDONLY != 0,
             (*fc).sb_flags as c_ulong & c::SB_RDONLY != 0,
         )
     };
+    if !asked {
+        return 0;
+    }
     let fs = sb.mount().fs();
+    if read_only {
+        sb.site().stop_reclaim();
+    }
     fs.set_read_only(read_only);
-    if !read_only && fs.is_read_only() {
-        complain!("stays read-only: something corrupt was found, or it has features that this version does not know");
-        return Errno::from(fs_core::Error::ReadOnly).negative();
+    if !read_only {
+        if fs.is_read_only() {
+            complain!("stays read-only: something corrupt was found, or it has features that this version does not know");
+            return Errno::from(fs_core::Error::ReadOnly).negative();
+        }
+        sb.site().go_on_reclaiming();
     }
     0
 }

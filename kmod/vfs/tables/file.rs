@@ -24,6 +24,7 @@ pub(super) static OPERATIONS: Table<c::file_operations> = Table(c::file_operatio
     fallocate: Some(fallocate),
     copy_file_range: Some(copy_file_range),
     unlocked_ioctl: Some(ioctl),
+    compat_ioctl: Some(c::compat_ptr_ioctl),
     ..zeroed()
 });
 

@@ -7,7 +7,6 @@ use crate::errno::{int, Errno, Result};
 use crate::names::{self, Make};
 use crate::vfs::acl::{Acl, Kind};
 use crate::vfs::fill::Change;
-use crate::vfs::inode::Fresh;
 use crate::vfs::{Dentry, Idmap, Inode};
 use crate::{acl, attributes, extents, xattrs};
 use core::ffi::CStr;
@@ -92,16 +91,14 @@ unsafe fn make(
     what: Make<'_>,
 ) -> Result {
     // SAFETY: by the contract.
-    let fresh: Fresh = unsafe {
-        names::make(
+    let (idmap, dir, dentry) = unsafe {
+        (
             Idmap::from_raw(idmap),
             Inode::from_raw(dir),
             Dentry::from_raw(dentry),
-            what,
-        )?
+        )
     };
-    // SAFETY: the inode is new, and its reference handed over; the dentry names nothing yet.
-    unsafe { c::d_instantiate_new(dentry, fresh.into_raw()) };
+    names::make(idmap, dir, dentry, what)?.instantiate(dentry);
     Ok(())
 }
 
@@ -191,11 +188,15 @@ unsafe extern "C" fn tmpfile(
     file: *mut c::file,
     mode: c::umode_t,
 ) -> c_int {
-    // SAFETY: by the contract; the new inode is handed over.
+    // SAFETY: by the contract; the file's dentry names nothing yet.
     unsafe {
         let made = names::make_nameless(Idmap::from_raw(idmap), Inode::from_raw(dir), mode.into());
         match made {
-            Ok(fresh) => c::rpramfs_opened_tmpfile(file, fresh.into_raw()),
+            Ok(born) => {
+                c::d_mark_tmpfile(file, born.raw());
+                born.instantiate(Dentry::from_raw(c::rpramfs_dentry(file)));
+                c::rpramfs_finish_open(file)
+            }
             Err(e) => e.negative(),
         }
     }
