@@ -235,6 +235,8 @@ unsafe extern "C" fn rmdir(dir: *mut c::inode, dentry: *mut c::dentry) -> c_int 
     int(unsafe { names::unlink(Inode::from_raw(dir), Dentry::from_raw(dentry), true) })
 }
 
+const WHITEOUT_NOREPLACE: u32 = c::RENAME_WHITEOUT | c::RENAME_NOREPLACE;
+
 /// # Safety
 /// Called by the VFS with two directories of ours and names in them, all inodes locked.
 unsafe extern "C" fn rename(
@@ -248,6 +250,8 @@ unsafe extern "C" fn rename(
     let mode = match flags {
         0 => RenameMode::Replace,
         c::RENAME_NOREPLACE => RenameMode::NoReplace,
+        // The VFS has seen that the new name is free.
+        WHITEOUT_NOREPLACE => RenameMode::Whiteout,
         c::RENAME_EXCHANGE => RenameMode::Exchange,
         c::RENAME_WHITEOUT => RenameMode::Whiteout,
         _ => return Errno::INVALID.negative(),
