@@ -12,6 +12,7 @@
 #include <linux/falloc.h>
 #include <linux/fiemap.h>
 #include <linux/file.h>
+#include <linux/filelock.h>
 #include <linux/fileattr.h>
 #include <linux/fs.h>
 #include <linux/fs_context.h>

@@ -16,6 +16,7 @@ pub(super) static OPERATIONS: Table<c::file_operations> = Table(c::file_operatio
     fsync: Some(fsync),
     unlocked_ioctl: Some(ioctl),
     compat_ioctl: Some(c::compat_ptr_ioctl),
+    setlease: Some(c::generic_setlease),
     ..zeroed()
 });
 

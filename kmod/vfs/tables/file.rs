@@ -25,6 +25,7 @@ pub(super) static OPERATIONS: Table<c::file_operations> = Table(c::file_operatio
     copy_file_range: Some(copy_file_range),
     unlocked_ioctl: Some(ioctl),
     compat_ioctl: Some(c::compat_ptr_ioctl),
+    setlease: Some(c::generic_setlease),
     ..zeroed()
 });
 
