@@ -23,6 +23,8 @@ pub(super) static OPERATIONS: Table<c::file_operations> = Table(c::file_operatio
     splice_write: Some(c::iter_file_splice_write),
     fallocate: Some(fallocate),
     copy_file_range: Some(copy_file_range),
+    // MAP_SYNC: what was stored is in the region, and so is what says where.
+    fop_flags: c::FOP_MMAP_SYNC,
     unlocked_ioctl: Some(ioctl),
     compat_ioctl: Some(c::compat_ptr_ioctl),
     setlease: Some(c::generic_setlease),
