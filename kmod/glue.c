@@ -205,6 +205,26 @@ void rpramfs_sb_end_pagefault(struct super_block *sb)
 	sb_end_pagefault(sb);
 }
 
+void rpramfs_sb_start_write(struct super_block *sb)
+{
+	sb_start_write(sb);
+}
+
+void rpramfs_sb_end_write(struct super_block *sb)
+{
+	sb_end_write(sb);
+}
+
+void rpramfs_sb_start_intwrite(struct super_block *sb)
+{
+	sb_start_intwrite(sb);
+}
+
+void rpramfs_sb_end_intwrite(struct super_block *sb)
+{
+	sb_end_intwrite(sb);
+}
+
 int rpramfs_want_write(struct file *file)
 {
 	return mnt_want_write_file(file);

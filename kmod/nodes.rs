@@ -61,6 +61,8 @@ pub(crate) fn refresh(inode: &Inode) -> Result {
 /// Nobody has the inode any more.
 pub(crate) fn evict(inode: &Inode) {
     if inode.links() == 0 {
+        // Who closes a file has not asked whether it may be written.
+        let _thawed = inode.super_block().change_inside();
         let _meta = inode.meta(0);
         // What cannot be given back now (a mount that became read-only) is, after the next mount; who
         // closed a file could do nothing about it, and what is corrupt was reported.

@@ -59,6 +59,7 @@ impl Run for Reclaim {
     fn run(&self) {
         let fs = self.sb.get().mount().fs();
         while !self.stop.load(Ordering::Relaxed) {
+            let _thawed = self.sb.get().change();
             match fs.reclaim_step(&mut |ino, work| self.locked(ino, work)) {
                 Ok(true) => {}
                 Ok(false) | Err(Error::ReadOnly) => break,

@@ -48,9 +48,33 @@ impl Super {
         unsafe { (&raw const (*self.raw()).s_flags).read_volatile() }
     }
 
+    /// Keeps the filesystem from being frozen, as a system call that changes something does.
+    pub(crate) fn change(&self) -> Thawed<'_> {
+        // SAFETY: the superblock lives as long as the guard.
+        unsafe { c::rpramfs_sb_start_write(self.raw()) };
+        Thawed(self, c::rpramfs_sb_end_write)
+    }
+
+    /// The same for what may happen inside of such a call.
+    pub(crate) fn change_inside(&self) -> Thawed<'_> {
+        // SAFETY: as for `change`.
+        unsafe { c::rpramfs_sb_start_intwrite(self.raw()) };
+        Thawed(self, c::rpramfs_sb_end_intwrite)
+    }
+
     /// The VFS's inode of a number, known or to be read in.
     pub(crate) fn get(&self, ino: Ino) -> Result<Got> {
         inode::get(self, ino)
+    }
+}
+
+/// The filesystem is not frozen, and will not be.
+pub(crate) struct Thawed<'a>(&'a Super, unsafe extern "C" fn(*mut c::super_block));
+
+impl Drop for Thawed<'_> {
+    fn drop(&mut self) {
+        // SAFETY: the counterpart of what was called when the guard was made, by this task.
+        unsafe { (self.1)(self.0.raw()) };
     }
 }
 

@@ -15,6 +15,7 @@ pub(crate) static SUPER_OPERATIONS: Table<c::super_operations> = Table(c::super_
     evict_inode: Some(evict_inode),
     statfs: Some(statfs),
     sync_fs: Some(sync_fs),
+    freeze_fs: Some(freeze_fs),
     ..zeroed()
 });
 
@@ -67,5 +68,13 @@ unsafe extern "C" fn statfs(dentry: *mut c::dentry, to: *mut c::kstatfs) -> c_in
 /// # Safety
 /// Called by the VFS.
 unsafe extern "C" fn sync_fs(_: *mut c::super_block, _: c_int) -> c_int {
+    0
+}
+
+/// Who wants to write waits in the VFS: nothing is left to be done.
+///
+/// # Safety
+/// Called by the VFS.
+unsafe extern "C" fn freeze_fs(_: *mut c::super_block) -> c_int {
     0
 }
