@@ -20,7 +20,7 @@ pub(crate) fn set(idmap: Idmap, dentry: &Dentry, change: &mut Change<'_>) -> Res
             set.size = None;
             let _meta = inode.meta(0);
             let attr = inode.mount().fs().setattr(inode.ino(), &set)?;
-            inode.replace(&attr);
+            inode.refresh(&attr);
         }
     }
     if set.mode.is_some() {
@@ -40,7 +40,7 @@ fn resize(inode: &Inode, size: u64, set: &SetAttr) -> Result {
     }
     let _meta = inode.meta(0);
     match fs.setattr(inode.ino(), set) {
-        Ok(attr) => inode.replace(&attr),
+        Ok(attr) => inode.refresh(&attr),
         Err(e) => {
             nodes::refresh(inode)?;
             return Err(e.into());
@@ -68,24 +68,6 @@ pub(crate) fn touch(inode: &Inode, access: bool) -> Result {
         };
         fs.setattr(inode.ino(), &set)?;
     }
-    Ok(())
-}
-
-/// Stores the times that `lazytime` kept in the VFS's inode only.
-pub(crate) fn store_times(inode: &Inode) -> Result {
-    let fs = inode.mount().fs();
-    if fs.is_read_only() {
-        return Ok(());
-    }
-    let _meta = inode.meta(0);
-    let [atime, mtime, ctime] = inode.times();
-    let set = SetAttr {
-        atime: Some(atime),
-        mtime: Some(mtime),
-        ctime: Some(ctime),
-        ..SetAttr::default()
-    };
-    fs.setattr(inode.ino(), &set)?;
     Ok(())
 }
 

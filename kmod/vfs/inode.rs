@@ -94,23 +94,6 @@ impl Inode {
     /// Takes over the attributes that an operation has changed. The caller holds `meta`, so that an older
     /// state never comes after a newer one.
     pub(crate) fn refresh(&self, a: &Attr) {
-        if self.super_block().is_lazytime() {
-            // The VFS may have later times than the region.
-            let [atime, mtime, ctime] = self.times();
-            let a = Attr {
-                atime: a.atime.max(atime),
-                mtime: a.mtime.max(mtime),
-                ctime: a.ctime.max(ctime),
-                ..*a
-            };
-            self.replace(&a);
-        } else {
-            self.replace(a);
-        }
-    }
-
-    /// The same where times were set: backwards perhaps.
-    pub(crate) fn replace(&self, a: &Attr) {
         let p = self.raw();
         // SAFETY: the inode lives. The VFS reads these fields without a lock and accepts either state;
         // whoever writes them holds `meta`, or the inode lock in `setattr_copy`, which has `meta` behind it.

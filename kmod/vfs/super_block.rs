@@ -7,7 +7,6 @@ use crate::errno::Result;
 use crate::mount::{Mount, Site};
 use core::cell::UnsafeCell;
 use fs_core::Ino;
-use kernel::ffi::c_ulong;
 
 /// A superblock of ours.
 #[repr(transparent)]
@@ -37,15 +36,6 @@ impl Super {
     #[inline]
     pub(crate) fn mount(&self) -> &Mount {
         self.site().mount()
-    }
-
-    pub(crate) fn is_lazytime(&self) -> bool {
-        self.flags() & c::SB_LAZYTIME != 0
-    }
-
-    fn flags(&self) -> c_ulong {
-        // SAFETY: a word that others change whole.
-        unsafe { (&raw const (*self.raw()).s_flags).read_volatile() }
     }
 
     /// Keeps the filesystem from being frozen, as a system call that changes something does.

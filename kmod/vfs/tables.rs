@@ -89,5 +89,5 @@ pub(crate) fn equip(inode: &Inode, attr: &Attr) {
             }
         }
     }
-    inode.replace(attr);
+    inode.refresh(attr);
 }

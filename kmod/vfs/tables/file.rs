@@ -2,7 +2,6 @@
 //! file_operations of regular files.
 
 use super::{zeroed, Table};
-use crate::attributes;
 use crate::bindings as c;
 use crate::data;
 use crate::errno::{int, long, Errno};
@@ -73,21 +72,16 @@ unsafe extern "C" fn write_iter(io: *mut c::kiocb, iter: *mut c::iov_iter) -> is
     long(data::write(&mut io, &mut iter).map(|n| n as i64)) as isize
 }
 
-/// Everything is where it belongs when an operation returns, but times that `lazytime` holds back.
+/// Everything is where it belongs when an operation returns.
 ///
 /// # Safety
 /// Called by the VFS with an open file or directory of ours.
 pub(super) unsafe extern "C" fn fsync(
-    file: *mut c::file,
-    _start: c::loff_t,
-    _end: c::loff_t,
-    data_only: c_int,
+    _: *mut c::file,
+    _: c::loff_t,
+    _: c::loff_t,
+    _: c_int,
 ) -> c_int {
-    // SAFETY: by the contract.
-    let inode = unsafe { File::from_raw(file) }.inode();
-    if data_only == 0 && inode.super_block().is_lazytime() {
-        return int(attributes::store_times(inode));
-    }
     0
 }
 

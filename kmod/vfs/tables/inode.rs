@@ -389,6 +389,8 @@ unsafe extern "C" fn set_acl(
     })
 }
 
+/// Times are stored at once, with `lazytime` too: there is no device that would have to wake up.
+///
 /// # Safety
 /// Called by the VFS with an inode of ours.
 unsafe extern "C" fn update_time(
@@ -398,10 +400,6 @@ unsafe extern "C" fn update_time(
 ) -> c_int {
     // SAFETY: by the contract.
     let this = unsafe { Inode::from_raw(inode) };
-    if this.super_block().is_lazytime() {
-        // SAFETY: by the contract.
-        return unsafe { c::generic_update_time(inode, what, flags) };
-    }
     if flags & c::IOCB_NOWAIT as c_uint != 0 {
         return Errno::AGAIN.negative();
     }

@@ -3,7 +3,6 @@
 
 use super::{zeroed, Table};
 use crate::bindings as c;
-use crate::errno::int;
 use crate::vfs::{Inode, Super};
 use crate::{attributes, nodes};
 use kernel::ffi::c_int;
@@ -11,20 +10,12 @@ use kernel::ffi::c_int;
 pub(crate) static SUPER_OPERATIONS: Table<c::super_operations> = Table(c::super_operations {
     alloc_inode: Some(c::rpramfs_alloc_inode),
     free_inode: Some(c::rpramfs_free_inode),
-    write_inode: Some(write_inode),
     evict_inode: Some(evict_inode),
     statfs: Some(statfs),
     sync_fs: Some(sync_fs),
     freeze_fs: Some(freeze_fs),
     ..zeroed()
 });
-
-/// # Safety
-/// Called by the VFS with an inode of ours whose times are dirty (`lazytime`).
-unsafe extern "C" fn write_inode(inode: *mut c::inode, _: *mut c::writeback_control) -> c_int {
-    // SAFETY: by the contract.
-    int(attributes::store_times(unsafe { Inode::from_raw(inode) }))
-}
 
 /// # Safety
 /// Called by the VFS with an inode of ours that nobody has any more.
