@@ -144,6 +144,20 @@ pub(crate) fn judge(steps: &Steps, old: &[u8], new: &[u8], found: &[u8]) -> Resu
     }
 }
 
+/// Where two contents differ first, and how.
+fn differ(expected: &[u8], found: &[u8]) -> String {
+    let (left, right) = (expected.len(), found.len());
+    let differs = |at: &usize| expected.get(*at) != found.get(*at);
+    let at = (0..left.max(right)).find(differs).unwrap_or(0);
+    let last = (0..left.max(right)).rfind(differs).unwrap_or(0);
+    let piece = |all: &[u8]| all[at.min(all.len())..all.len().min(at + 16)].to_vec();
+    format!(
+        "{right} bytes instead of {left}, {at} to {last} differ: {:x?} instead of {:x?}",
+        piece(found),
+        piece(expected)
+    )
+}
+
 /// Could `found` be what is left of an operation that makes `new` of `old`?
 fn cut_short(steps: &Steps, old: &[u8], new: &[u8], found: &[u8]) -> Result<(), String> {
     let size = found.len();
@@ -262,11 +276,9 @@ impl Writer {
                         more => n += more,
                     }
                 }
-                assert!(
-                    data[..n] == self.content[..],
-                    "{}: read is not what was written",
-                    self.name
-                );
+                if data[..n] != self.content[..] {
+                    return Err(io::Error::other(differ(&self.content, &data[..n])));
+                }
             }
             Op::Write { at, data } => {
                 // The kernel may make more than one request of it.
@@ -290,10 +302,11 @@ impl Writer {
             Op::Allocate { at, len, keep } => allocate(size(*keep), *at, *len)?,
             Op::Copy { from, to, len } => {
                 let (mut source, mut target) = (*from as i64, *to as i64);
+                // To the end of the file as it is now; it may do less than it was asked for.
+                let all = (self.content.len() as u64).saturating_sub(*from).min(*len);
                 let mut done = 0;
-                // It may do less than it was asked for, and does nothing at the end of the file.
-                while done < *len {
-                    let left = (*len - done) as usize;
+                while done < all {
+                    let left = (all - done) as usize;
                     match nix::fcntl::copy_file_range(
                         file,
                         Some(&mut source),

@@ -74,3 +74,54 @@ pub fn dead(e: &io::Error, root: &Path) -> bool {
         None => false,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    /// Somebody works, somebody else knows only how often: what is there is found right, and what would be
+    /// there a few operations on or before is not.
+    #[test]
+    fn who_follows_knows_what_is_there() {
+        // tmpfs can all of this, but not what `data` does.
+        let start = |seed| {
+            let mut random = Rng(seed);
+            let mut loads = metadata::start(3, &mut random);
+            loads.extend(mapped::start(1, &mut random));
+            loads
+        };
+        let root = format!("/dev/shm/rpramfs-load-{}", std::process::id());
+        let root = Path::new(&root);
+        let (mut noticed, mut asked) = (0, 0);
+        for seed in 0..4 {
+            fs::create_dir(root).expect("mkdir");
+            let mut loads = start(seed);
+            loads.iter().for_each(|load| load.prepare(root));
+            let count = 60 + seed as usize * 7;
+            for load in &mut loads {
+                assert!((0..count).all(|_| load.step(root)), "nobody ends it");
+            }
+            let judge = |wrong: isize| {
+                let mut all = start(seed);
+                let check = |load: &mut Box<dyn Load>| {
+                    (0..count.saturating_add_signed(wrong)).for_each(|_| load.follow());
+                    load.follow_under_way();
+                    load.check(root)
+                };
+                all.iter_mut().map(check).collect::<Vec<_>>()
+            };
+            for fate in judge(0) {
+                // Some operations change nothing.
+                assert!(matches!(fate, Ok(Fate::Before)), "{fate:?}");
+            }
+            for wrong in [-12, 12] {
+                let fates = judge(wrong);
+                asked += fates.len();
+                noticed += fates.iter().filter(|fate| fate.is_err()).count();
+            }
+            fs::remove_dir_all(root).expect("remove");
+        }
+        assert!(noticed * 10 >= asked * 9, "{noticed} of {asked}");
+    }
+}
