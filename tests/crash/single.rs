@@ -2,10 +2,10 @@
 //! Sequences of length 1: each operation with the choices of arguments that matter.
 
 use fs_core::layout::INODES_PER_PAGE;
-use fs_core::{Error, Fallocate, RenameMode, SetAttr, S_IFCHR, S_IFIFO};
+use fs_core::{Error, Fallocate, Region, RenameMode, SetAttr, S_IFCHR, S_IFIFO};
 use rpramfs_tests::crash::{resolve, run, Act, Case, Effort, World};
 use rpramfs_tests::fixture::{format, mount};
-use rpramfs_tests::host::{set_cpu, TestHost};
+use rpramfs_tests::host::{set_cpu, Rng, TestHost};
 use rpramfs_tests::mem::MemRegion;
 use rpramfs_tests::script::*;
 
@@ -694,6 +694,68 @@ fn writes() -> Vec<Case> {
     v
 }
 
+/// What a page fault that stores asks for, and what a write leaves whose source ends in the middle.
+fn mappings() -> Vec<Case> {
+    let map = |page: u64, pages: u64| {
+        move |w: &World<'_>| w.map_written(resolve(w, "a")?, page, pages).map(drop)
+    };
+    let sparse = |w: &World<'_>| {
+        touch(w, "a")?;
+        truncate(w, "a", 100_000)
+    };
+    let unwritten = move |w: &World<'_>| {
+        sparse(w)?;
+        fallocate(w, "a", KEEP, 0, 100_000)
+    };
+    let mut v = vec![
+        Case::new("map a page of a hole", sparse, map(3, 1)),
+        Case::new("map 20 pages of a hole", sparse, map(3, 20)).loose(&["a"]),
+        Case::new("map the last page of a hole", sparse, map(24, 512)),
+        Case::new("map a page that is unwritten", unwritten, map(3, 1)),
+        Case::new("map 20 pages that are unwritten", unwritten, map(3, 20)),
+        Case::new("map what is there", base, |w| {
+            w.map_written(resolve(w, "f")?, 1, 1).map(drop)
+        }),
+        Case::new("map behind the end", base, |w| {
+            w.map_written(resolve(w, "f")?, 3, 1).map(drop)
+        })
+        .fails(),
+        Case::new(
+            "zero behind the size",
+            |w| {
+                base(w)?;
+                truncate(w, "f", 5000)
+            },
+            |w| w.zero_behind_size(resolve(w, "f")?),
+        ),
+    ];
+    for whole in [0, 5, 20] {
+        let case = Case::new(
+            format!("write of 20 pages whose source ends behind {whole}"),
+            sparse,
+            move |w| {
+                let bytes = whole * 4096;
+                let page = Rng(7).bytes(4096);
+                let wrote = w.write_with(resolve(w, "a")?, 0, 81_920, &|to, pos, n| {
+                    // A run is stored whole or not at all.
+                    if pos + n > bytes {
+                        return Err(Error::Fault);
+                    }
+                    (0..n)
+                        .step_by(4096)
+                        .try_for_each(|at| w.region().write(to + at, &page))
+                });
+                match wrote {
+                    Err(Error::Fault) => Ok(()),
+                    other => other.map(drop),
+                }
+            },
+        );
+        v.push(case.loose(&["a"]));
+    }
+    v
+}
+
 fn allocations() -> Vec<Case> {
     let mut v = Vec::new();
     let some: &[(&str, Fallocate, u64, u64, bool)] = &[
@@ -959,6 +1021,7 @@ group! {
     crash_sizes = sizes,
     crash_writes = writes,
     crash_allocations = allocations,
+    crash_mappings = mappings,
     crash_full_region = full_region,
     crash_lifetimes = lifetimes,
 }
