@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0 OR GPL-2.0
-//! mount.rpramfs: an RP-RAMFS region as a directory, by way of FUSE.
+//! mount.rpramfs: an RP-RAMFS region as a directory, by way of the kernel module or of FUSE.
 
 #![deny(unsafe_code, missing_docs)]
 // Modes, device numbers and ioctl numbers read as their header files write them.
@@ -13,7 +13,9 @@ pub mod daemon;
 pub mod filesystem;
 pub mod hints;
 pub mod ioctl;
+mod kmsg;
 pub mod logging;
+pub mod module;
 pub mod mountpoint;
 mod opens;
 pub mod options;

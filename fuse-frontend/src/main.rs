@@ -2,7 +2,8 @@
 //! mount.rpramfs(8), as mount(8) calls it or a person.
 
 use fs_core::Region as _;
-use fuse_frontend::options::{Command, Frontend, Options};
+use fuse_frontend::module::{self, Choice};
+use fuse_frontend::options::{Command, Options};
 use fuse_frontend::{daemon, logging, mountpoint, options, session};
 use host::{Access, Error, Kind, Program, Result, UserHost};
 use std::process::ExitCode;
@@ -36,18 +37,16 @@ fn main() -> ExitCode {
 
 fn mount(options: &mut Options) -> Result<u8> {
     if options.remount {
-        mountpoint::require_ours(&options.dir)?;
+        let by_module = mountpoint::require_ours(&options.dir)? == module::TYPE;
         if !options.fake {
-            mountpoint::remount(&options.dir, options.flags)?;
+            let flags = if by_module {
+                module::flags(options)
+            } else {
+                options.flags
+            };
+            mountpoint::remount(&options.dir, flags)?;
         }
         return Ok(0);
-    }
-    if options.frontend == Frontend::Kernel {
-        return Err(Error::new(
-            Kind::Refused,
-            "-o kernel: the kernel module of RP-RAMFS is not installed",
-        )
-        .hint("leave the option out to mount through FUSE"));
     }
     let shown = options.dir.display().to_string();
     options.dir = options
@@ -70,23 +69,36 @@ fn mount(options: &mut Options) -> Result<u8> {
     if daemon::is_daemon() {
         return Ok(daemon::run(options));
     }
+    let why = match module::choose(options)? {
+        Choice::Module(range) => return module::mount(options, range).map(|()| 0),
+        Choice::Fuse(why) => why,
+    };
+    let mounted = || log::info!("mounted through FUSE: {why}");
     if options.foreground {
-        return match session::run(options, || log::info!("mounted")) {
+        return match session::run(options, mounted) {
             Err(e) => Err(e),
             Ok(never) => match never {},
         };
     }
-    daemon::start()
+    let code = daemon::start()?;
+    if code == 0 {
+        mounted();
+    }
+    Ok(code)
 }
 
 /// `-f`: everything but the mount.
 fn pretend(options: &Options) -> Result<u8> {
+    let by = match module::choose(options)? {
+        Choice::Module(_) => "by the kernel module".to_owned(),
+        Choice::Fuse(why) => format!("through FUSE: {why}"),
+    };
     let spec = host::resolve::resolve(&options.region()?)?;
     let region = host::open(&spec, Access::Inspect)?;
     let info = fs_core::probe(&region, &UserHost::new())
         .map_err(|e| Error::core(format!("cannot mount {spec}"), e))?;
     log::info!(
-        "{spec}: {}, label \"{}\", UUID {}, would be mounted on {}",
+        "{spec}: {}, label \"{}\", UUID {}, would be mounted on {} {by}",
         host::size::human(region.len()),
         host::resolve::label(&info),
         host::uuid::format(&info.uuid),

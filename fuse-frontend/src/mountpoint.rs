@@ -128,23 +128,28 @@ pub fn remount(dir: &Path, flags: MsFlags) -> Result<()> {
     .map_err(|e| Error::io(format!("cannot remount {}", dir.display()), &e.into()))
 }
 
-/// Refuses to remount what is none of ours.
-pub fn require_ours(dir: &Path) -> Result<()> {
+/// Refuses to remount what is none of ours. Returns the type of the mount.
+pub fn require_ours(dir: &Path) -> Result<&'static str> {
     let shown = dir.display();
     let dir = dir.canonicalize().map_err(|e| Error::io(&shown, &e))?;
     let table = "/proc/self/mountinfo";
     let text = std::fs::read_to_string(table).map_err(|e| Error::io(table, &e))?;
-    // The last mount on a directory is the one to be seen.
-    let kind = text.lines().rev().find_map(|line| {
+    let Some(kind) = kind_of(&text, &dir) else {
+        return Err(Error::usage(format!("{shown}: is not a mount point")));
+    };
+    ["fuse.rpramfs", crate::module::TYPE]
+        .into_iter()
+        .find(|ours| *ours == kind)
+        .ok_or_else(|| Error::usage(format!("{shown}: is a mount of {kind}")))
+}
+
+/// The type of the last mount on a directory, which is the one to be seen.
+fn kind_of<'a>(mountinfo: &'a str, dir: &Path) -> Option<&'a str> {
+    mountinfo.lines().rev().find_map(|line| {
         let (before, after) = line.split_once(" - ")?;
         let point = unescape(before.split(' ').nth(4)?);
         (point == dir).then(|| after.split(' ').next()).flatten()
-    });
-    match kind {
-        Some("fuse.rpramfs" | "rpramfs") => Ok(()),
-        Some(other) => Err(Error::usage(format!("{shown}: is a mount of {other}"))),
-        None => Err(Error::usage(format!("{shown}: is not a mount point"))),
-    }
+    })
 }
 
 /// Where the filesystem with device number `device` is mounted, last mount first.
@@ -296,6 +301,16 @@ mod tests {
             [PathBuf::from("/bind"), PathBuf::from("/mnt/a b")]
         );
         assert_eq!(mount_points(text, libc::makedev(0, 4)), [] as [PathBuf; 0]);
+    }
+
+    #[test]
+    fn the_last_mount_on_a_directory_counts() {
+        let text = "40 22 0:45 / /mnt rw - fuse.rpramfs x rw\n\
+                    41 22 0:46 / /mnt/b rw - ext4 y rw\n\
+                    42 22 0:47 / /mnt rw - rpramfs 0x100000000+1G rw\n";
+        assert_eq!(kind_of(text, Path::new("/mnt")), Some("rpramfs"));
+        assert_eq!(kind_of(text, Path::new("/mnt/b")), Some("ext4"));
+        assert_eq!(kind_of(text, Path::new("/")), None);
     }
 
     #[test]

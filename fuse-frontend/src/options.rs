@@ -34,7 +34,7 @@ pub enum Atime {
 /// Which implementation shall serve the mount.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Frontend {
-    /// FUSE, there being no kernel module.
+    /// The kernel module where it is there and can, otherwise FUSE.
     #[default]
     Any,
     /// FUSE, whatever there is.
@@ -82,6 +82,8 @@ pub struct Options {
     pub atime: Atime,
     /// Access times of directories are left alone.
     pub nodiratime: bool,
+    /// Access times are written back later (the kernel module only).
+    pub lazytime: bool,
     /// Options handed to the kernel as they are (SELinux contexts).
     pub kernel_data: Vec<String>,
 }
@@ -109,6 +111,7 @@ impl Default for Options {
             io: IoMode::Auto,
             atime: Atime::Relative,
             nodiratime: false,
+            lazytime: false,
             kernel_data: Vec::new(),
         }
     }
@@ -197,6 +200,9 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command> {
                                 return Err(Error::usage(format!(
                                     "this mounts rpramfs, not \"{kind}\""
                                 )));
+                            }
+                            if kind == "fuse.rpramfs" {
+                                options.frontend = Frontend::Fuse;
                             }
                             break;
                         }
@@ -339,6 +345,8 @@ fn apply(options: &mut Options, option: &str) -> Result<()> {
         ("noallow_other", None) => options.allow_other = Some(false),
         // Always in force: without it there would be no permissions at all.
         ("default_permissions", None) => {}
+        ("lazytime", None) => options.lazytime = true,
+        ("nolazytime", None) => options.lazytime = false,
         ("foreground", None) => options.foreground = true,
         ("fuse", None) => options.frontend = Frontend::Fuse,
         ("kernel", None) => options.frontend = Frontend::Kernel,
@@ -376,7 +384,7 @@ fn apply(options: &mut Options, option: &str) -> Result<()> {
         (
             "auto" | "noauto" | "user" | "nouser" | "users" | "nousers" | "owner" | "noowner"
             | "group" | "nogroup" | "nofail" | "_netdev" | "comment" | "mand" | "nomand"
-            | "lazytime" | "nolazytime" | "iversion" | "noiversion",
+            | "iversion" | "noiversion",
             _,
         ) => {}
         // What the kernel lists of a FUSE mount, as mount(8) gives it back for a remount.
@@ -430,6 +438,10 @@ mod tests {
         assert_eq!(o.namespace, Some("/proc/1/ns/mnt".into()));
         options(&["a", "b", "-t", "rpramfs.x"]).expect("type with subtype");
         options(&["a", "b", "-t", "ext4"]).expect_err("another type");
+        let frontend = |args: &[&str]| options(args).expect("valid").frontend;
+        assert_eq!(frontend(&["a", "b", "-t", "rpramfs"]), Frontend::Any);
+        assert_eq!(frontend(&["a", "b", "-t", "fuse.rpramfs"]), Frontend::Fuse);
+        assert_eq!(frontend(&["a", "b", "-o", "kernel"]), Frontend::Kernel);
     }
 
     #[test]
