@@ -13,6 +13,7 @@ mod lab_notices;
 mod misuse;
 mod module;
 mod module_files;
+mod module_mount;
 mod sparse;
 pub mod sudden_end;
 
@@ -70,6 +71,11 @@ pub const SCENARIOS: &[Scenario] = &[
         name: "module_files",
         about: "what the kernel module writes is clean, and FUSE shows the same",
         run: module_files::run,
+    },
+    Scenario {
+        name: "module_mount",
+        about: "mount takes the kernel module where it can, and nobody touches what another has",
+        run: module_mount::run,
     },
     Scenario {
         name: "module",

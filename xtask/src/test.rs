@@ -47,6 +47,7 @@ const STEPS: &[Step] = &[
     step("vm:module_kexec", Daily, || vm::scenario("module_kexec")),
     step("vm:module_reset", Daily, || vm::scenario("module_reset")),
     step("panic", Daily, panic),
+    step("vm:module_mount", Daily, || vm::scenario("module_mount")),
     step("vm:demo", Daily, vm_demo),
     step("vm:demo_without_unmount", Daily, || {
         vm::scenario("demo_without_unmount")
