@@ -119,15 +119,15 @@ pub fn run(lab: &Lab, modules: &Modules, course: &Course) -> Result<Findings> {
             .small()
             .file("usr/lib/rpramfs.ko", modules.of(kernel)?))
     };
-    let mut old = boot(&course.old)?.ledger();
+    let mut old = boot(&course.old)?.ledger().cpus(2 + course.seed as u32 % 3);
     let mut new = boot(&course.new)?;
     match course.end {
         // The kernel behind a panic may not be able to start other CPUs.
         End::Panic => {
-            old = old.argument("crashkernel=320M");
             new = new.argument("nr_cpus=1");
+            old = lab.carrying(old.argument("crashkernel=320M"), &new)?;
         }
-        End::Kexec => {}
+        End::Kexec => old = lab.carrying(old, &new)?,
         End::Reset => old = old.resets(),
     }
     let spec = Region::reserved(SIZE).spec();
@@ -163,6 +163,13 @@ pub fn run(lab: &Lab, modules: &Modules, course: &Course) -> Result<Findings> {
 
 /// Has the guest work for the time that `course` says.
 fn work(guest: &Guest, course: &Course) -> Result<()> {
+    // Others look on, and have the kernel forget inodes that the next operation needs again.
+    let _onlookers = match course.seed % 2 {
+        0 => None,
+        _ => Some(guest.background(
+            "while :; do echo 2 > /proc/sys/vm/drop_caches; ls -lR /mnt > /dev/null 2>&1; done",
+        )?),
+    };
     let mut load = guest.background(&format!("exec /init load run {} /mnt", course.seed))?;
     let limit = Instant::now() + Duration::from_secs(60);
     while guest.ledger()?[0] == 0 {

@@ -25,6 +25,8 @@ pub struct Guest {
     pub(super) console: Console,
     pub(super) tap: Option<Tap>,
     pub(super) ledger: Option<Ledger>,
+    /// The kernel that is loaded in it is the one in its initrd.
+    pub(super) carries: bool,
 }
 
 /// A command that runs on its own.

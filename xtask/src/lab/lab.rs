@@ -16,7 +16,8 @@ use super::tools::Tools;
 use crate::host;
 use anyhow::{Context, Result};
 use lab_agent::Hello;
-use std::cell::OnceCell;
+use std::cell::{OnceCell, RefCell};
+use std::collections::HashMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
@@ -24,6 +25,9 @@ use std::time::{Duration, Instant};
 
 /// From the machine's start to init; slow hosts under TCG need some of it.
 const BOOT_LIMIT: Duration = Duration::from_secs(120);
+
+/// Where a guest has the kernel that it carries.
+const CARRIED: &str = "next";
 
 /// What kind of guest a scenario wants.
 #[derive(Clone, Debug)]
@@ -36,6 +40,7 @@ pub struct Boot {
     terminal: bool,
     ledger: bool,
     resets: bool,
+    carries: bool,
     arguments: Vec<String>,
     contents: Contents,
 }
@@ -53,6 +58,7 @@ impl Boot {
             terminal: false,
             ledger: false,
             resets: false,
+            carries: false,
             arguments: Vec::new(),
             contents: Contents {
                 tools: true,
@@ -169,6 +175,8 @@ pub struct Lab {
     cache: Cache,
     kernels: OnceCell<Kernels>,
     tools: Tools,
+    /// Kernels and initrds by what was asked for.
+    prepared: RefCell<HashMap<String, (Kernel, PathBuf)>>,
     accel: OnceCell<Accel>,
     /// Of the scenario that runs; its logs are kept under this name.
     name: String,
@@ -184,6 +192,7 @@ impl Lab {
             cache,
             kernels: OnceCell::new(),
             tools: Tools::default(),
+            prepared: RefCell::default(),
             accel: OnceCell::new(),
             name: name.to_owned(),
             guests: Mutex::new(0),
@@ -209,9 +218,22 @@ impl Lab {
 
     /// Downloads and packs what a guest needs, so that no clock runs over it.
     pub fn prepare(&self, boot: &Boot) -> Result<(Kernel, PathBuf)> {
+        let mut key = format!("{} {:?}", boot.kernel, boot.contents);
+        for (_, file) in &boot.contents.files {
+            let meta = fs::metadata(file).with_context(|| format!("{}", file.display()))?;
+            key.push_str(&format!(" {:?} {}", meta.modified()?, meta.len()));
+        }
+        // Asking apt for it again and again takes longer than a boot.
+        if let Some(known) = self.prepared.borrow().get(&key) {
+            if known.1.exists() {
+                return Ok(known.clone());
+            }
+        }
         let kernel = self.kernels()?.get(&boot.kernel)?;
         let initrd = initrd::make(&self.cache, &kernel, &self.tools, &boot.contents)?;
-        Ok((kernel, initrd))
+        let known = (kernel, initrd);
+        self.prepared.borrow_mut().insert(key, known.clone());
+        Ok(known)
     }
 
     /// KVM or TCG.
@@ -259,6 +281,7 @@ impl Lab {
             console: Console::new(&console),
             tap,
             ledger,
+            carries: boot.carries,
         };
         guest.wait_hello(0, BOOT_LIMIT)?;
         Ok(guest)
@@ -285,6 +308,17 @@ impl Lab {
         self.load(guest, next, "-p")
     }
 
+    /// The same guest with the kernel that is going to be loaded in its initrd: for those who do it often,
+    /// as the line to the agent is slow.
+    pub fn carrying(&self, boot: Boot, next: &Boot) -> Result<Boot> {
+        let (kernel, initrd) = self.prepare(next)?;
+        let boot = boot.file(&format!("{CARRIED}/vmlinuz"), &kernel.image);
+        Ok(Boot {
+            carries: true,
+            ..boot.file(&format!("{CARRIED}/initrd"), &initrd)
+        })
+    }
+
     /// Starts the kernel that is loaded. Returns what its init says and the seconds it took.
     pub fn kexec(&self, guest: &Guest) -> Result<(Hello, f64)> {
         let start = Instant::now();
@@ -299,14 +333,17 @@ impl Lab {
     }
 
     fn load(&self, guest: &Guest, next: &Boot, how: &str) -> Result<()> {
-        let (kernel, initrd) = self.prepare(next)?;
-        guest.push_file("/tmp/next/vmlinuz", &kernel.image)?;
-        guest.push_file("/tmp/next/initrd", &initrd)?;
-        guest.push("/tmp/next/cmdline", next.command_line())?;
+        let dir = if guest.carries { CARRIED } else { "tmp/next" };
+        if !guest.carries {
+            let (kernel, initrd) = self.prepare(next)?;
+            guest.push_file(&format!("/{dir}/vmlinuz"), &kernel.image)?;
+            guest.push_file(&format!("/{dir}/initrd"), &initrd)?;
+        }
+        guest.push(&format!("/{dir}/cmdline"), next.command_line())?;
         let load = format!(
-            "cd /tmp/next && \
+            "cd /{dir} && \
              kexec -s {how} vmlinuz --initrd=initrd --command-line=\"$(cat cmdline)\" && \
-             rm -r /tmp/next"
+             rm -r /{dir}"
         );
         guest.command(load).timeout(120).run().map(drop)
     }
