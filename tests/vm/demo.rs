@@ -8,14 +8,17 @@ use crate::apps::load::Load;
 use crate::apps::memcached::{self, Memcached};
 use crate::apps::redis::{self, Redis};
 use crate::apps::{digest, Fingerprints};
+use crate::kmod;
 use crate::lab::{Boot, Filesystem, Guest, Lab, Region, Size};
 use crate::timeline::Timeline;
 use anyhow::{bail, ensure, Context, Result};
 use serde::Serialize;
 use std::net::Ipv4Addr;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 const MOUNT: &str = "/mnt/rpramfs";
+const MODULE: &str = "usr/lib/rpramfs.ko";
 /// No client waits longer than this for an answer.
 const PATIENCE: Duration = Duration::from_secs(180);
 /// The first PID of the applications: none of the next kernel's own threads will have it.
@@ -31,6 +34,8 @@ pub struct Options {
     pub items: usize,
     /// Otherwise the kernel is left with the filesystem mounted, as after a crash.
     pub unmount: bool,
+    /// Otherwise the kernel module serves the mount in every kernel that it is built for.
+    pub only_fuse: bool,
 }
 
 impl Default for Options {
@@ -43,6 +48,7 @@ impl Default for Options {
             keys: 100_000,
             items: 10_000,
             unmount: true,
+            only_fuse: false,
         }
     }
 }
@@ -110,19 +116,40 @@ pub fn run_without_unmount(lab: &Lab) -> Result<()> {
     .map(drop)
 }
 
+/// From one kernel that has the module to the next.
+pub fn run_module_to_module(lab: &Lab) -> Result<()> {
+    let report = carry(
+        lab,
+        &Options {
+            from: "7.x-1".to_owned(),
+            to: "7.x".to_owned(),
+            ..Options::default()
+        },
+    )?;
+    ensure!(
+        [&report.mount_from, &report.mount_to] == ["rpramfs", "rpramfs"],
+        "not by the module: {} and {}",
+        report.mount_from,
+        report.mount_to
+    );
+    Ok(())
+}
+
 /// Fails unless everything that was there before is there after.
 pub fn carry(lab: &Lab, options: &Options) -> Result<Report> {
     let fs = options.filesystem;
     let region = fs.region(options.region);
-    let boot = |kernel: &str| {
+    let boot = |kernel: &str| -> Result<Boot> {
         let boot = Boot::new(kernel).region(region).network();
-        if fs.needs_tools() {
-            boot
-        } else {
-            boot.without_tools()
+        if !fs.needs_tools() {
+            return Ok(boot.without_tools());
+        }
+        match module(lab, kernel, options)? {
+            Some(module) => Ok(boot.file(MODULE, &module)),
+            None => Ok(boot),
         }
     };
-    let (old, new) = (boot(&options.from), boot(&options.to));
+    let (old, new) = (boot(&options.from)?, boot(&options.to)?);
     let time = Timeline::start();
     lab.prepare(&old)?;
     lab.prepare(&new)?;
@@ -139,7 +166,10 @@ pub fn carry(lab: &Lab, options: &Options) -> Result<Report> {
     guest.network_up()?;
     guest.run(fs.mkfs(&region))?;
     report.mount_from = mount(&guest, fs, &region)?.0;
-    time.say(format!("formatted and mounted as {}", report.mount_from));
+    time.say(format!(
+        "formatted and mounted as {}",
+        served_by(&report.mount_from)
+    ));
 
     start_apps(&guest)?;
     let host = guest.address()?;
@@ -221,7 +251,7 @@ pub fn carry(lab: &Lab, options: &Options) -> Result<Report> {
     let seconds = report.seconds.mount;
     time.say(format!(
         "checked clean, mounted as {} in {seconds:.2} s",
-        report.mount_to
+        served_by(&report.mount_to)
     ));
     let start = Instant::now();
     for app in APPS {
@@ -270,14 +300,45 @@ pub fn carry(lab: &Lab, options: &Options) -> Result<Report> {
     Ok(report)
 }
 
-/// Mounts, and returns the type of the mount and the seconds it took.
+/// The kernel module for a kernel that it is built for.
+fn module(lab: &Lab, kernel: &str, options: &Options) -> Result<Option<PathBuf>> {
+    let kernels = lab.kernels()?;
+    let release = kernels.release(kernel)?;
+    if options.only_fuse || !kernels.series(7).contains(&release) {
+        return Ok(None);
+    }
+    crate::setup::kmod()?;
+    kmod::module(lab.cache(), kernels, release).map(Some)
+}
+
+/// Who is behind a type of mount.
+pub fn served_by(kind: &str) -> String {
+    match kind {
+        "rpramfs" => "rpramfs (the kernel module)".to_owned(),
+        "fuse.rpramfs" => "fuse.rpramfs (FUSE)".to_owned(),
+        other => other.to_owned(),
+    }
+}
+
+/// Mounts, and returns the type of the mount and the seconds it took, with those for loading the
+/// kernel module where the guest has it: mount takes it then.
 fn mount(guest: &Guest, fs: Filesystem, region: &Region) -> Result<(String, f64)> {
     guest.run(format!("mkdir -p {MOUNT}"))?;
     let start = Instant::now();
+    guest.run(format!("! [ -e /{MODULE} ] || insmod /{MODULE}"))?;
     guest.run(fs.mount(region, MOUNT))?;
     let seconds = start.elapsed().as_secs_f64();
     let kind = guest.run(format!("findmnt -n -o FSTYPE {MOUNT}"))?;
-    Ok((kind.trim().to_owned(), seconds))
+    let kind = kind.trim().to_owned();
+    let has_module = guest
+        .command(format!("[ -e /{MODULE} ]"))
+        .output()?
+        .success();
+    ensure!(
+        !has_module || kind == "rpramfs",
+        "not by the module: {kind}"
+    );
+    Ok((kind, seconds))
 }
 
 fn start_apps(guest: &Guest) -> Result<()> {

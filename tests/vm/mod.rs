@@ -94,12 +94,18 @@ pub const SCENARIOS: &[Scenario] = &[
     },
     Scenario {
         name: "demo",
-        about: "redis and memcached with open connections are carried from 6.12 to 7.x",
+        about:
+            "redis and memcached with open connections are carried from 6.12 (FUSE) to 7.x (module)",
         run: demo::run,
     },
     Scenario {
         name: "demo_without_unmount",
         about: "the same, leaving the old kernel with the region mounted",
         run: demo::run_without_unmount,
+    },
+    Scenario {
+        name: "update_7_2_to_7_3",
+        about: "the same between the two newest 7.x, both with the kernel module",
+        run: demo::run_module_to_module,
     },
 ];

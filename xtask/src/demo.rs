@@ -3,7 +3,7 @@
 
 use crate::host;
 use crate::lab::{Filesystem, Lab, Size};
-use crate::scenarios::demo::{carry, Options, Report};
+use crate::scenarios::demo::{carry, served_by, Options, Report};
 use anyhow::Result;
 use clap::Args;
 use std::fs;
@@ -31,6 +31,9 @@ pub struct Demo {
     /// Leave the old kernel without unmounting
     #[arg(long)]
     no_unmount: bool,
+    /// Mount through FUSE in both kernels; otherwise the kernel module does it where it can
+    #[arg(long)]
+    fuse: bool,
 }
 
 /// The demo without any option.
@@ -53,6 +56,7 @@ impl Demo {
             keys: self.keys,
             items: self.items,
             unmount: !self.no_unmount,
+            only_fuse: self.fuse,
         };
         let dir = host::target().join("demo");
         fs::create_dir_all(&dir)?;
@@ -69,6 +73,11 @@ impl Demo {
 
 fn summary(report: &Report) {
     println!("\n{}  →  {}", report.kernel_from, report.kernel_to);
+    println!(
+        "  mounted as {}  →  {}",
+        served_by(&report.mount_from),
+        served_by(&report.mount_to)
+    );
     for app in &report.apps {
         println!(
             "  {:10} {:7} items, every one the same",

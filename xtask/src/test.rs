@@ -52,6 +52,9 @@ const STEPS: &[Step] = &[
     step("vm:demo_without_unmount", Daily, || {
         vm::scenario("demo_without_unmount")
     }),
+    step("vm:update_7_2_to_7_3", Daily, || {
+        vm::scenario("update_7_2_to_7_3")
+    }),
 ];
 
 /// When a step is run without being named.
