@@ -14,6 +14,7 @@ mod misuse;
 mod module;
 mod module_files;
 mod module_mount;
+mod module_posix;
 mod sparse;
 pub mod sudden_end;
 
@@ -76,6 +77,16 @@ pub const SCENARIOS: &[Scenario] = &[
         name: "module_mount",
         about: "mount takes the kernel module where it can, and nobody touches what another has",
         run: module_mount::run,
+    },
+    Scenario {
+        name: "module_posix",
+        about: "the judges of POSIX are content with the kernel module",
+        run: module_posix::run,
+    },
+    Scenario {
+        name: "module_posix_older",
+        about: "the same under the series before the newest",
+        run: module_posix::run_older,
     },
     Scenario {
         name: "module",

@@ -175,8 +175,11 @@ impl Tree {
         }
         let root = self.root.canonicalize()?;
         let mut list = Command::new(root.join("usr/lib/x86_64-linux-gnu/ld-linux-x86-64.so.2"));
+        let place = root.join("usr/lib/x86_64-linux-gnu");
+        // The second is named by a RUNPATH, which is an absolute path.
+        let places = [place.clone(), place.join("ceph")].map(|dir| dir.display().to_string());
         list.arg("--inhibit-cache").arg("--library-path");
-        list.arg(root.join("usr/lib/x86_64-linux-gnu"))
+        list.arg(places.join(":"))
             .arg("--list")
             .arg(root.join(program));
         let mut found = vec![linker.to_owned()];
