@@ -37,14 +37,9 @@ fn main() -> ExitCode {
 
 fn mount(options: &mut Options) -> Result<u8> {
     if options.remount {
-        let by_module = mountpoint::require_ours(&options.dir)? == module::TYPE;
+        mountpoint::require_ours(&options.dir)?;
         if !options.fake {
-            let flags = if by_module {
-                module::flags(options)
-            } else {
-                options.flags
-            };
-            mountpoint::remount(&options.dir, flags)?;
+            mountpoint::remount(&options.dir, options.flags)?;
         }
         return Ok(0);
     }

@@ -8,7 +8,7 @@ use host::in_use::{KernelMount, Uses};
 use host::iomem::PhysMap;
 use host::{Error, Kind, PhysRange, Result, Spec};
 use nix::errno::Errno;
-use nix::mount::{MntFlags, MsFlags};
+use nix::mount::MntFlags;
 use std::fs;
 use std::os::unix::fs::{chown, MetadataExt, PermissionsExt};
 use std::path::Path;
@@ -166,7 +166,7 @@ pub fn mount(options: &Options, range: PhysRange) -> Result<()> {
         Some(range.to_string().as_str()),
         &options.dir,
         Some(TYPE),
-        flags(options),
+        options.flags,
         data.as_deref(),
     )
     .map_err(|e| explain(options, &range, e, kmsg.complaints()))?;
@@ -183,15 +183,6 @@ pub fn mount(options: &Options, range: PhysRange) -> Result<()> {
     }
     log::info!("{range}: mounted by the kernel module");
     Ok(())
-}
-
-/// Flags of mount(2), with what only matters to the module.
-pub fn flags(options: &Options) -> MsFlags {
-    if options.lazytime {
-        options.flags | MsFlags::from_bits_retain(libc::MS_LAZYTIME)
-    } else {
-        options.flags
-    }
 }
 
 /// Is it mounted there? An error if it is mounted elsewhere: one region, one mount, as with FUSE.

@@ -128,19 +128,17 @@ pub fn remount(dir: &Path, flags: MsFlags) -> Result<()> {
     .map_err(|e| Error::io(format!("cannot remount {}", dir.display()), &e.into()))
 }
 
-/// Refuses to remount what is none of ours. Returns the type of the mount.
-pub fn require_ours(dir: &Path) -> Result<&'static str> {
+/// Refuses to remount what is none of ours.
+pub fn require_ours(dir: &Path) -> Result<()> {
     let shown = dir.display();
     let dir = dir.canonicalize().map_err(|e| Error::io(&shown, &e))?;
     let table = "/proc/self/mountinfo";
     let text = std::fs::read_to_string(table).map_err(|e| Error::io(table, &e))?;
-    let Some(kind) = kind_of(&text, &dir) else {
-        return Err(Error::usage(format!("{shown}: is not a mount point")));
-    };
-    ["fuse.rpramfs", crate::module::TYPE]
-        .into_iter()
-        .find(|ours| *ours == kind)
-        .ok_or_else(|| Error::usage(format!("{shown}: is a mount of {kind}")))
+    match kind_of(&text, &dir) {
+        Some("fuse.rpramfs" | crate::module::TYPE) => Ok(()),
+        Some(other) => Err(Error::usage(format!("{shown}: is a mount of {other}"))),
+        None => Err(Error::usage(format!("{shown}: is not a mount point"))),
+    }
 }
 
 /// The type of the last mount on a directory, which is the one to be seen.

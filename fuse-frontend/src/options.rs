@@ -82,8 +82,6 @@ pub struct Options {
     pub atime: Atime,
     /// Access times of directories are left alone.
     pub nodiratime: bool,
-    /// Access times are written back later (the kernel module only).
-    pub lazytime: bool,
     /// Options handed to the kernel as they are (SELinux contexts).
     pub kernel_data: Vec<String>,
 }
@@ -111,7 +109,6 @@ impl Default for Options {
             io: IoMode::Auto,
             atime: Atime::Relative,
             nodiratime: false,
-            lazytime: false,
             kernel_data: Vec::new(),
         }
     }
@@ -345,8 +342,6 @@ fn apply(options: &mut Options, option: &str) -> Result<()> {
         ("noallow_other", None) => options.allow_other = Some(false),
         // Always in force: without it there would be no permissions at all.
         ("default_permissions", None) => {}
-        ("lazytime", None) => options.lazytime = true,
-        ("nolazytime", None) => options.lazytime = false,
         ("foreground", None) => options.foreground = true,
         ("fuse", None) => options.frontend = Frontend::Fuse,
         ("kernel", None) => options.frontend = Frontend::Kernel,
@@ -384,7 +379,7 @@ fn apply(options: &mut Options, option: &str) -> Result<()> {
         (
             "auto" | "noauto" | "user" | "nouser" | "users" | "nousers" | "owner" | "noowner"
             | "group" | "nogroup" | "nofail" | "_netdev" | "comment" | "mand" | "nomand"
-            | "iversion" | "noiversion",
+            | "lazytime" | "nolazytime" | "iversion" | "noiversion",
             _,
         ) => {}
         // What the kernel lists of a FUSE mount, as mount(8) gives it back for a remount.
