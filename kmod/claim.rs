@@ -140,7 +140,7 @@ impl Claim {
                 start,
                 end: start + len - 1,
             };
-            if geometry.struct_pages != 0 {
+            if geometry.has_struct_pages() {
                 (*pagemap).flags |= c::PGMAP_ALTMAP_VALID;
                 (*pagemap).altmap = c::vmem_altmap {
                     base_pfn: (start / PAGE) as _,

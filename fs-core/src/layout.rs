@@ -316,7 +316,7 @@ impl Geometry {
         if !(MIN_PAGES..=MAX_PAGES).contains(&total_pages)
             || !slots.is_power_of_two()
             || !(2..=32).contains(&slots)
-            || (struct_pages != 0 && struct_pages != Self::room_for_struct_pages(total_pages))
+            || !Self::is_room_for_struct_pages(total_pages, struct_pages)
         {
             return None;
         }
@@ -355,10 +355,28 @@ impl Geometry {
         1 << (63 - wanted.leading_zeros())
     }
 
-    /// Pages that hold 64 bytes for each page of the region.
+    /// Pages that hold 64 bytes for each page of the region, in the blocks of 2 MiB that the kernel takes
+    /// them in: with what is lost before the first begins at a multiple of 2 MiB, and one more for a
+    /// region that does not begin at one of 128 MiB.
     #[must_use]
     pub fn room_for_struct_pages(total_pages: u64) -> u64 {
+        Self::bare_struct_pages(total_pages).next_multiple_of(CHUNK_PAGES) + 2 * CHUNK_PAGES
+    }
+
+    fn bare_struct_pages(total_pages: u64) -> u64 {
         (total_pages * 64).div_ceil(PAGE)
+    }
+
+    fn is_room_for_struct_pages(total_pages: u64, pages: u64) -> bool {
+        pages == 0
+            || pages == Self::room_for_struct_pages(total_pages)
+            || pages == Self::bare_struct_pages(total_pages)
+    }
+
+    /// Is there room that the kernel can use for its struct pages? The first filesystems had too little.
+    #[must_use]
+    pub fn has_struct_pages(&self) -> bool {
+        self.struct_pages == Self::room_for_struct_pages(self.total_pages)
     }
 
     /// Chunks of the region, the last perhaps cut short.
