@@ -130,6 +130,28 @@ impl MappedRegion {
     }
 }
 
+/// Copies so that each aligned word of the target comes whole, whenever the processor stops: `memcpy` may
+/// be one long instruction (`rep movsb`) that can be interrupted behind any byte.
+///
+/// # Safety
+/// As for [`core::ptr::copy_nonoverlapping`] with `len` bytes.
+unsafe fn copy_words(src: *const u8, dst: *mut u8, len: usize) {
+    let head = dst.align_offset(8).min(len);
+    let words = (len - head) / 8;
+    let tail = head + words * 8;
+    // SAFETY: the three parts make up the `len` bytes for which the caller vouches; `dst + head` is
+    // aligned, and the source is read without need of it.
+    unsafe {
+        core::ptr::copy_nonoverlapping(src, dst, head);
+        let from = src.add(head).cast::<u64>();
+        let to = dst.add(head).cast::<u64>();
+        for i in 0..words {
+            to.add(i).write_volatile(from.add(i).read_unaligned());
+        }
+        core::ptr::copy_nonoverlapping(src.add(tail), dst.add(tail), len - tail);
+    }
+}
+
 impl Region for MappedRegion {
     #[inline]
     fn len(&self) -> u64 {
@@ -178,7 +200,7 @@ impl Region for MappedRegion {
     fn write(&self, off: u64, buf: &[u8]) -> Result<()> {
         let p = self.ptr(off, buf.len() as u64)?;
         // SAFETY: as in `read`, with the directions exchanged.
-        unsafe { core::ptr::copy_nonoverlapping(buf.as_ptr(), p, buf.len()) };
+        unsafe { copy_words(buf.as_ptr(), p, buf.len()) };
         Ok(())
     }
 
@@ -196,7 +218,7 @@ impl Region for MappedRegion {
             return Err(Error::Invalid);
         }
         // SAFETY: both are valid for `len` bytes, and the test above shows them disjoint.
-        unsafe { core::ptr::copy_nonoverlapping(src.cast_const(), dst, len as usize) };
+        unsafe { copy_words(src.cast_const(), dst, len as usize) };
         Ok(())
     }
 }
