@@ -2,7 +2,6 @@
 //! Attributes: changed, and told.
 
 use crate::acl;
-use crate::data;
 use crate::errno::{Errno, Result};
 use crate::nodes;
 use crate::vfs::fill::{Change, Statfs};
@@ -46,8 +45,9 @@ fn resize(inode: &Inode, size: u64, set: &SetAttr) -> Result {
             return Err(e.into());
         }
     }
-    if shrinks {
-        data::zero_tail(inode)?;
+    if shrinks && size % PAGE_SIZE != 0 {
+        // A mapping shows what the last page holds behind the end.
+        fs.zero_behind_size(inode.ino())?;
     }
     Ok(())
 }

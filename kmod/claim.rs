@@ -125,15 +125,14 @@ impl Claim {
             unsafe { c::__release_region(&raw mut c::iomem_resource, start, len) }
         });
 
-        let pagemap = KBox::new(c::dev_pagemap::default(), GFP_KERNEL | __GFP_ZERO)?;
+        let pagemap = KBox::new(c::dev_pagemap::default(), GFP_KERNEL)?;
         let pagemap = KBox::into_raw(pagemap);
         let free = Undo::new(move || {
             // SAFETY: it came from `KBox::into_raw`, and the kernel has let go of it.
             drop(unsafe { KBox::from_raw(pagemap) });
         });
-        // SAFETY: the value is ours alone until `memremap_pages`. All zeros is an empty one.
+        // SAFETY: the value is ours alone until `memremap_pages`.
         unsafe {
-            pagemap.write_bytes(0, 1);
             (*pagemap).type_ = c::memory_type_MEMORY_DEVICE_FS_DAX;
             (*pagemap).nr_range = 1;
             *(*pagemap).__bindgen_anon_1.range.as_mut() = c::range {

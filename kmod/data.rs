@@ -5,7 +5,7 @@
 //! core's lock of the inode (`meta`). Copies are made under the last, and so with page faults disabled:
 //! the memory on the other side may be a mapping of this very file.
 
-use crate::errno::{check_newsize, Errno, Result};
+use crate::errno::{Errno, Result};
 use crate::host::go_on;
 use crate::nodes;
 use crate::vfs::inode::LockedPair;
@@ -143,7 +143,7 @@ pub(crate) fn allocate(file: &File, what: Fallocate, start: u64, len: u64) -> Re
     if let Fallocate::Allocate { keep_size: false } | Fallocate::ZeroRange { keep_size: false } =
         what
     {
-        check_newsize(inode, end)?;
+        inode.may_grow_to(end)?;
     }
     file.remove_privileges()?;
     let _faults = match what {
@@ -220,16 +220,4 @@ pub(crate) fn seek(file: &File, offset: u64, what: Seek) -> Result<i64> {
         inode.mount().fs().seek(inode.ino(), offset, what)?
     };
     Ok(file.set_position(at))
-}
-
-/// Zeros what a shortened file's last page holds behind its end: a mapping shows it. The caller has the
-/// inode's `meta`.
-pub(crate) fn zero_tail(inode: &Inode) -> Result {
-    let fs = inode.mount().fs();
-    let size = inode.size();
-    let within = size % PAGE_SIZE;
-    if within != 0 {
-        fs.zero_behind_size(inode.ino())?;
-    }
-    Ok(())
 }

@@ -49,14 +49,6 @@ pub(crate) fn check(n: i32) -> Result {
     }
 }
 
-/// May a file become so long, as limits and the filesystem have it?
-pub(crate) fn check_newsize(inode: &crate::vfs::Inode, size: u64) -> Result {
-    if size > inode.size() {
-        inode.may_grow_to(size)?;
-    }
-    Ok(())
-}
-
 impl From<fs_core::Error> for Errno {
     fn from(e: fs_core::Error) -> Errno {
         Errno(e.errno())

@@ -2,6 +2,7 @@
 //! Where a file's pages are: for page faults and for FIEMAP.
 
 use crate::errno::Result;
+use crate::nodes;
 use crate::vfs::Inode;
 use fs_core::{Extent, PAGE_SIZE};
 
@@ -28,7 +29,7 @@ pub(crate) fn for_writing(inode: &Inode, page: u64, pages: u64) -> Result<Extent
     let fs = inode.mount().fs();
     let _meta = inode.meta(0);
     let extent = fs.map_written(inode.ino(), page, pages)?;
-    inode.refresh(&fs.getattr(inode.ino())?);
+    nodes::refresh(inode)?;
     Ok(extent)
 }
 

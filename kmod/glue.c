@@ -156,13 +156,12 @@ void rpramfs_new_owner(struct mnt_idmap *idmap, const struct inode *dir, u32 *ui
 }
 
 /* The time of an access, or of a change, as the clock has it. */
-int rpramfs_update_times(struct inode *inode, bool access)
+void rpramfs_update_times(struct inode *inode, bool access)
 {
 	if (access)
 		inode_set_atime_to_ts(inode, current_time(inode));
 	else
 		inode_set_mtime_to_ts(inode, inode_set_ctime_current(inode));
-	return 0;
 }
 
 void rpramfs_inode_lock(struct inode *inode)

@@ -38,7 +38,7 @@ void rpramfs_set_size(struct inode *inode, loff_t size);
 bool rpramfs_mapping_empty(struct inode *inode);
 void rpramfs_set_mapping(struct inode *inode, const struct address_space_operations *ops);
 void rpramfs_new_owner(struct mnt_idmap *idmap, const struct inode *dir, u32 *uid, u32 *gid);
-int rpramfs_update_times(struct inode *inode, bool access);
+void rpramfs_update_times(struct inode *inode, bool access);
 
 /* Locks that are inline. */
 void rpramfs_inode_lock(struct inode *inode);

@@ -46,6 +46,13 @@ impl KernelHost {
     }
 }
 
+/// A time as the core has it.
+pub(crate) fn nanoseconds(t: c::timespec64) -> i64 {
+    t.tv_sec
+        .wrapping_mul(1_000_000_000)
+        .wrapping_add(t.tv_nsec as i64)
+}
+
 /// Lets other tasks run. False if this one is to end.
 pub(crate) fn go_on() -> bool {
     // SAFETY: called in process context, with nothing but sleeping locks held.
@@ -84,9 +91,7 @@ impl Host for KernelHost {
         let mut t = c::timespec64::default();
         // SAFETY: `t` is there to be written.
         unsafe { c::ktime_get_coarse_real_ts64(&mut t) };
-        t.tv_sec
-            .wrapping_mul(1_000_000_000)
-            .wrapping_add(t.tv_nsec as i64)
+        nanoseconds(t)
     }
 
     fn random(&self) -> u64 {

@@ -7,9 +7,9 @@ use crate::acl;
 use crate::errno::{Errno, Result};
 use crate::nodes;
 use crate::vfs::fill::Label;
-use crate::vfs::inode::Born;
+use crate::vfs::inode::Got;
 use crate::vfs::{Dentry, Idmap, Inode, InodeRef};
-use fs_core::{Attr, Error, NewInode, RenameMode, S_IFDIR, S_IFLNK, S_IFMT};
+use fs_core::{Error, NewInode, RenameMode, S_IFDIR, S_IFLNK, S_IFMT};
 use kernel::prelude::*;
 
 /// What a name names.
@@ -43,14 +43,9 @@ pub(crate) enum Make<'a> {
     Link(&'a [u8]),
 }
 
-/// Makes something under a new name.
-pub(crate) fn make(idmap: Idmap, dir: &Inode, dentry: &Dentry, make: Make<'_>) -> Result<Born> {
+/// A new inode as its directory has it, and the lists it inherits.
+fn plan(idmap: Idmap, dir: &Inode, mode: u32, rdev: u64) -> Result<(NewInode, acl::Inherited)> {
     let (uid, gid) = idmap.new_owner(dir);
-    let fs = dir.mount().fs();
-    let (mode, rdev) = match make {
-        Make::Node(mode, rdev) => (mode, rdev),
-        Make::Link(_) => (S_IFLNK | 0o777, 0),
-    };
     let inherited = acl::Inherited::new(dir, mode)?;
     let new = NewInode {
         mode: inherited.mode(),
@@ -58,6 +53,17 @@ pub(crate) fn make(idmap: Idmap, dir: &Inode, dentry: &Dentry, make: Make<'_>) -
         gid,
         rdev,
     };
+    Ok((new, inherited))
+}
+
+/// Makes something under a new name.
+pub(crate) fn make(idmap: Idmap, dir: &Inode, dentry: &Dentry, make: Make<'_>) -> Result<Got> {
+    let fs = dir.mount().fs();
+    let (mode, rdev) = match make {
+        Make::Node(mode, rdev) => (mode, rdev),
+        Make::Link(_) => (S_IFLNK | 0o777, 0),
+    };
+    let (new, inherited) = plan(idmap, dir, mode, rdev)?;
     let attr = {
         let _meta = dir.meta(0);
         let attr = match make {
@@ -67,7 +73,9 @@ pub(crate) fn make(idmap: Idmap, dir: &Inode, dentry: &Dentry, make: Make<'_>) -
         nodes::refresh(dir)?;
         attr
     };
-    dress(dir, dentry, &attr, inherited).inspect_err(|_| {
+    let born = nodes::born(dir.super_block(), &attr);
+    let dressed = born.and_then(|born| dress(born, dir, Some(dentry), &inherited));
+    dressed.inspect_err(|_| {
         let _meta = dir.meta(0);
         // Half made is not made. If that fails too, the first error is the one to tell.
         let _ = if attr.mode & S_IFMT == S_IFDIR {
@@ -81,23 +89,20 @@ pub(crate) fn make(idmap: Idmap, dir: &Inode, dentry: &Dentry, make: Make<'_>) -
 }
 
 /// What else a new inode has from its directory: access control lists, a label.
-fn dress(dir: &Inode, dentry: &Dentry, attr: &Attr, inherited: acl::Inherited) -> Result<Born> {
-    let born = nodes::born(dir.super_block(), attr)?;
+fn dress(
+    born: Got,
+    dir: &Inode,
+    dentry: Option<&Dentry>,
+    inherited: &acl::Inherited,
+) -> Result<Got> {
     inherited.apply(&born)?;
-    Label::apply(&born, dir, Some(dentry))?;
+    Label::apply(&born, dir, dentry)?;
     Ok(born)
 }
 
 /// Makes a file without a name.
-pub(crate) fn make_nameless(idmap: Idmap, dir: &Inode, mode: u32) -> Result<Born> {
-    let (uid, gid) = idmap.new_owner(dir);
-    let inherited = acl::Inherited::new(dir, mode)?;
-    let new = NewInode {
-        mode: inherited.mode(),
-        uid,
-        gid,
-        rdev: 0,
-    };
+pub(crate) fn make_nameless(idmap: Idmap, dir: &Inode, mode: u32) -> Result<Got> {
+    let (new, inherited) = plan(idmap, dir, mode, 0)?;
     let fs = dir.mount().fs();
     let attr = {
         let _meta = dir.meta_shared();
@@ -108,9 +113,7 @@ pub(crate) fn make_nameless(idmap: Idmap, dir: &Inode, mode: u32) -> Result<Born
         let _ = fs.evict(attr.ino);
     })?;
     // From here on, the end of the last reference takes it back.
-    inherited.apply(&born)?;
-    Label::apply(&born, dir, None)?;
-    Ok(born)
+    dress(born, dir, None, &inherited)
 }
 
 /// Gives an inode one more name.

@@ -2,7 +2,7 @@
 //! The core's inodes as inodes of the VFS.
 
 use crate::errno::{Errno, Result};
-use crate::vfs::inode::{Born, Got};
+use crate::vfs::inode::Got;
 use crate::vfs::{tables, Inode, InodeRef, Super};
 use fs_core::{Attr, Ino};
 
@@ -38,14 +38,14 @@ fn found(sb: &Super, ino: Ino, generation: Option<u32>) -> Result<InodeRef> {
 }
 
 /// The inode of what was just made. Others who come upon it wait until it is ready.
-pub(crate) fn born(sb: &Super, attr: &Attr) -> Result<Born> {
+pub(crate) fn born(sb: &Super, attr: &Attr) -> Result<Got> {
     match sb.get(attr.ino)? {
         Got::Fresh(fresh) => {
             tables::equip(&fresh, attr);
-            Ok(Born::Fresh(fresh))
+            Ok(Got::Fresh(fresh))
         }
         // Somebody was faster, with a file handle.
-        Got::Known(inode) if inode.generation() == attr.generation => Ok(Born::Known(inode)),
+        Got::Known(inode) if inode.generation() == attr.generation => Ok(Got::Known(inode)),
         // The core gave a number out twice.
         Got::Known(_) => Err(Errno::IO),
     }

@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Gives back, in the background, what a crash left behind: orphans and unfinished removals.
 
+use crate::errno::Errno;
 use crate::nodes;
 use crate::vfs::super_block::Handle;
 use crate::vfs::work::Run;
 use core::sync::atomic::{AtomicBool, Ordering};
-use fs_core::{Error, Ino};
+use fs_core::Ino;
 
 /// The work of one mount.
 pub(crate) struct Reclaim {
@@ -49,7 +50,7 @@ impl Reclaim {
                 work().map(|()| true)
             }
             // No name leads to it, and file handles are refused too: it is ours alone.
-            Err(crate::errno::Errno::STALE) => work().map(|()| true),
+            Err(Errno::STALE) => work().map(|()| true),
             Err(_) => Ok(false),
         }
     }
@@ -60,11 +61,10 @@ impl Run for Reclaim {
         let fs = self.sb.get().mount().fs();
         while !self.stop.load(Ordering::Relaxed) {
             let _thawed = self.sb.get().change();
-            match fs.reclaim_step(&mut |ino, work| self.locked(ino, work)) {
-                Ok(true) => {}
-                Ok(false) | Err(Error::ReadOnly) => break,
-                // Reported where it was found.
-                Err(_) => break,
+            // What is corrupt was reported where it was found.
+            let step = fs.reclaim_step(&mut |ino, work| self.locked(ino, work));
+            if step != Ok(true) {
+                break;
             }
         }
     }

@@ -4,6 +4,7 @@
 use super::{Dentry, Idmap, Inode};
 use crate::bindings as c;
 use crate::errno::{check, int, Result};
+use crate::host::nanoseconds;
 use crate::xattrs::{self, Name};
 use core::ffi::CStr;
 use fs_core::{SetAttr, XattrMode};
@@ -35,22 +36,15 @@ impl<'a> Change<'a> {
         let (mut uid, mut gid) = (0, 0);
         // SAFETY: both places are there to be written.
         unsafe { c::rpramfs_change_owner(idmap.raw(), inode.raw(), self.0, &mut uid, &mut gid) };
-        let ns = |t: c::timespec64| {
-            t.tv_sec
-                .wrapping_mul(1_000_000_000)
-                .wrapping_add(t.tv_nsec as i64)
-        };
         let a = &self.0;
-        // SAFETY: the size is one of both names of the same number.
-        let size = a.ia_size as u64;
         SetAttr {
             mode: self.has(c::ATTR_MODE).then_some(a.ia_mode.into()),
             uid: self.has(c::ATTR_UID).then_some(uid),
             gid: self.has(c::ATTR_GID).then_some(gid),
-            size: self.has(c::ATTR_SIZE).then_some(size),
-            atime: self.has(c::ATTR_ATIME).then_some(ns(a.ia_atime)),
-            mtime: self.has(c::ATTR_MTIME).then_some(ns(a.ia_mtime)),
-            ctime: self.has(c::ATTR_CTIME).then_some(ns(a.ia_ctime)),
+            size: self.has(c::ATTR_SIZE).then_some(a.ia_size as u64),
+            atime: self.has(c::ATTR_ATIME).then_some(nanoseconds(a.ia_atime)),
+            mtime: self.has(c::ATTR_MTIME).then_some(nanoseconds(a.ia_mtime)),
+            ctime: self.has(c::ATTR_CTIME).then_some(nanoseconds(a.ia_ctime)),
         }
     }
 }

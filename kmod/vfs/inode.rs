@@ -218,6 +218,9 @@ impl Inode {
 
     /// May it become so long? SIGXFSZ goes out where a limit says no.
     pub(crate) fn may_grow_to(&self, size: u64) -> Result {
+        if size <= self.size() {
+            return Ok(());
+        }
         // SAFETY: the inode lives.
         check(unsafe { c::inode_newsize_ok(self.raw(), size as i64) })
     }
@@ -275,37 +278,31 @@ pub(crate) struct Fresh(NonNull<Inode>);
 
 /// What `Super::get` found.
 pub(crate) enum Got {
+    /// Others may have it already.
     Known(InodeRef),
-    Fresh(Fresh),
-}
-
-/// An inode that was just made.
-pub(crate) enum Born {
     /// Nobody else has it.
     Fresh(Fresh),
-    /// Somebody came by its number already.
-    Known(InodeRef),
 }
 
-impl Born {
+impl Got {
     /// Lets a dentry name it.
     pub(crate) fn instantiate(self, dentry: &Dentry) {
         // SAFETY: the dentry names nothing yet; the reference is handed over.
         unsafe {
             match self {
-                Born::Fresh(fresh) => c::d_instantiate_new(dentry.raw(), fresh.into_raw()),
-                Born::Known(inode) => c::d_instantiate(dentry.raw(), inode.into_raw()),
+                Got::Fresh(fresh) => c::d_instantiate_new(dentry.raw(), fresh.into_raw()),
+                Got::Known(inode) => c::d_instantiate(dentry.raw(), inode.into_raw()),
             }
         }
     }
 }
 
-impl Deref for Born {
+impl Deref for Got {
     type Target = Inode;
     fn deref(&self) -> &Inode {
         match self {
-            Born::Fresh(fresh) => fresh,
-            Born::Known(inode) => inode,
+            Got::Fresh(fresh) => fresh,
+            Got::Known(inode) => inode,
         }
     }
 }
