@@ -16,13 +16,7 @@ impl Memory {
     /// Where `n` bytes from `off` on are.
     #[inline]
     pub(crate) fn address(&self, off: u64, n: u64) -> Result<*mut u8> {
-        match off.checked_add(n) {
-            // SAFETY: inside the region, and so inside one mapping.
-            Some(end) if end <= self.0.len() => {
-                Ok(unsafe { self.0.base().as_ptr().add(off as usize) })
-            }
-            _ => Err(Error::corrupt(off, "offset outside the region")),
-        }
+        self.0.address(off, n)
     }
 }
 
@@ -69,26 +63,8 @@ impl Region for Memory {
         self.0.write(off, buf)
     }
 
-    /// By words, as far as there are whole ones: `memset` may be microcode, which takes ten times as long
-    /// where that is emulated, and is no faster where memory is what there is to wait for.
     fn zero(&self, off: u64, len: u64) -> Result<()> {
-        const LINE: u64 = 64;
-        self.address(off, len)?;
-        let end = off + len;
-        let first = off.next_multiple_of(LINE).min(end);
-        let lines = (end - first) / LINE;
-        let last = first + lines * LINE;
-        self.0.zero(off, first - off)?;
-        let mut p = self.address(first, last - first)?.cast::<u64>();
-        for _ in 0..lines {
-            for word in 0..8 {
-                // SAFETY: `lines` times 64 bytes from `first` on are in the region, and aligned.
-                unsafe { p.add(word).write_volatile(0) };
-            }
-            // SAFETY: not behind the end of the lines.
-            p = unsafe { p.add(8) };
-        }
-        self.0.zero(last, end - last)
+        self.0.zero(off, len)
     }
 
     fn copy(&self, from: u64, to: u64, len: u64) -> Result<()> {
