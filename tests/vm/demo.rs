@@ -307,7 +307,6 @@ fn module(lab: &Lab, kernel: &str, options: &Options) -> Result<Option<PathBuf>>
     if options.only_fuse || !kernels.series(7).contains(&release) {
         return Ok(None);
     }
-    crate::setup::kmod()?;
     kmod::module(lab.cache(), kernels, release).map(Some)
 }
 

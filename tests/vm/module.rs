@@ -10,7 +10,6 @@ const PLACE: &str = "usr/lib/rpramfs.ko";
 const TAINTS: u64 = 1 << 12 | 1 << 13;
 
 pub fn run(lab: &Lab) -> Result<()> {
-    crate::setup::kmod()?;
     let kernels = lab.kernels()?;
     for release in kernels.series(7) {
         let module = kmod::module(lab.cache(), kernels, release)?;

@@ -9,7 +9,6 @@ use anyhow::{ensure, Context, Result};
 const REGION: &str = "0x100000000+256M";
 
 pub fn run(lab: &Lab) -> Result<()> {
-    crate::setup::kmod()?;
     let kernels = lab.kernels()?;
     for release in kernels.series(7) {
         let module = kmod::module(lab.cache(), kernels, release)?;

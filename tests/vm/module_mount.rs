@@ -13,7 +13,6 @@ const ODD: &str = "0x104001000+16M";
 const EMPTY: &str = "0x108000000+16M";
 
 pub fn run(lab: &Lab) -> Result<()> {
-    crate::setup::kmod()?;
     let kernels = lab.kernels()?;
     let release = kernels.release("7.x")?;
     let module = kmod::module(lab.cache(), kernels, release)?;

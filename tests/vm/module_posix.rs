@@ -50,7 +50,6 @@ pub fn run_older(lab: &Lab) -> Result<()> {
 }
 
 fn judge(lab: &Lab, pattern: &str) -> Result<()> {
-    crate::setup::kmod()?;
     let wanted = std::env::var("RPRAMFS_PARTS").unwrap_or_default();
     let kernels = lab.kernels()?;
     let release = kernels.release(pattern)?;

@@ -98,7 +98,6 @@ pub struct Modules([PathBuf; 2]);
 
 impl Modules {
     pub fn new(lab: &Lab) -> Result<Modules> {
-        crate::setup::kmod()?;
         let kernels = lab.kernels()?;
         let module = |kernel| kmod::module(lab.cache(), kernels, kernels.release(kernel)?);
         let [new, old] = KERNELS;

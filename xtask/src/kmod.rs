@@ -26,7 +26,6 @@ pub struct Kmod {
 
 impl Kmod {
     pub fn run(&self) -> Result<()> {
-        crate::setup::kmod()?;
         let cache = Cache::open()?;
         cache.sweep()?;
         let kernels = Kernels::find(&cache)?;
@@ -45,6 +44,7 @@ impl Kmod {
 
 /// The module for a kernel, by its whole release name; built as far as the sources have changed.
 pub fn module(cache: &Cache, kernels: &Kernels, release: &str) -> Result<PathBuf> {
+    crate::setup::kmod()?;
     let userland = Userland::open(cache)?;
     let source = Source::open(cache, kernels, release, &userland)?;
     let _lock = cache.lock(&format!("kmod-{release}"))?;

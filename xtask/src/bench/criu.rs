@@ -106,7 +106,6 @@ fn prepare(lab: &Lab, setup: &Setup) -> Result<(Guest, Vec<(&'static str, &'stat
     let mut peers = vec![TMPFS];
     let mut mount = fs.mount(&region, OURS);
     if setup.module {
-        crate::setup::kmod()?;
         let kernels = lab.kernels()?;
         let release = kernels.release(setup.kernel)?.to_owned();
         let module = kmod::module(lab.cache(), kernels, &release)?;

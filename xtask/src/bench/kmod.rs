@@ -34,7 +34,6 @@ const PLACES: [(&str, &str, &str); 5] = [
 ];
 
 pub fn run(settings: &Settings) -> Result<Vec<Measure>> {
-    crate::setup::kmod()?;
     let lab = Lab::open("bench-kmod")?;
     let kernels = lab.kernels()?;
     let release = kernels.release("7.x")?.to_owned();
