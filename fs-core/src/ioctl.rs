@@ -12,7 +12,7 @@
 //!                        freed, corruptions, read_only, reserved[7]; };
 //! ```
 
-use fs_core::Stats;
+use crate::types::Stats;
 
 const NONE: u32 = 0;
 const WRITE: u32 = 1;

@@ -20,6 +20,7 @@ mod format;
 mod fs;
 mod host;
 mod inode;
+pub mod ioctl;
 mod journal;
 pub mod layout;
 mod marker;

@@ -12,7 +12,6 @@ mod caller;
 pub mod daemon;
 pub mod filesystem;
 pub mod hints;
-pub mod ioctl;
 mod kmsg;
 pub mod logging;
 pub mod module;
@@ -21,3 +20,5 @@ mod opens;
 pub mod options;
 pub mod session;
 mod sigbus;
+
+pub use fs_core::ioctl;

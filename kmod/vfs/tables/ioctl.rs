@@ -6,23 +6,11 @@ use crate::bindings as c;
 use crate::errno::{Errno, Result};
 use crate::nodes;
 use crate::vfs::File;
+use fs_core::ioctl::{stats_bytes, SEAL, STATS, UNSEAL, VERIFY, VERIFY_STEP};
 use kernel::ffi::c_ulong;
 
-/// `_IOC()` of asm-generic/ioctl.h with type 'R'; 1 is _IOC_WRITE, 2 _IOC_READ.
-const fn number(direction: u32, nr: u32, size: u32) -> u32 {
-    direction << 30 | size << 16 | (b'R' as u32) << 8 | nr
-}
-
-/// Words of `struct rpramfs_stats`.
-const STATS: usize = 16;
-
-const SEAL: u32 = number(0, 0x70, 0);
-const UNSEAL: u32 = number(0, 0x71, 0);
-const VERIFY: u32 = number(0, 0x72, 0);
-const VERIFY_STEP: u32 = number(3, 0x73, 8);
 /// FS_IOC_GETFSLABEL: `char[256]`.
 const GET_LABEL: u32 = 2 << 30 | 256 << 16 | 0x94 << 8 | 49;
-const GET_STATS: u32 = number(2, 0x74, STATS as u32 * 8);
 
 pub(super) fn run(file: &File, command: u32, argument: c_ulong) -> Result<i64> {
     let inode = file.inode();
@@ -75,21 +63,8 @@ pub(super) fn run(file: &File, command: u32, argument: c_ulong) -> Result<i64> {
             label[..stored.len()].copy_from_slice(&stored);
             write(argument, &label)?;
         }
-        GET_STATS => {
-            let s = fs.stats();
-            let mut words = [0; STATS];
-            words[..9].copy_from_slice(&[
-                s.transactions,
-                s.sectors,
-                s.retries,
-                s.replayed,
-                s.pending,
-                s.allocated,
-                s.freed,
-                s.corruptions,
-                u64::from(fs.is_read_only()),
-            ]);
-            write(argument, &words)?;
+        STATS => {
+            write(argument, &stats_bytes(&fs.stats(), fs.is_read_only()))?;
         }
         _ => return Err(Errno::NOT_A_TTY),
     }
