@@ -10,7 +10,9 @@ use crate::tree::{diff, diff_node, walk, Body, Node, Tree};
 use crate::workers;
 use fs_core::{Error, Fs, Ino, Region, ROOT_INO};
 use std::collections::BTreeSet;
+use std::io::Write;
 use std::panic::{catch_unwind, AssertUnwindSafe};
+use std::time::{Duration, Instant};
 
 /// The region the operations of a case run on.
 pub type Tape = Recorder<Scratch>;
@@ -220,7 +222,7 @@ pub fn run_on_all(cases: &[Case], f: impl Fn(&Case) -> Tally + Sync) -> Tally {
     let filter = std::env::var("RPRAMFS_CASE").ok();
     let wanted = |case: &&Case| filter.as_ref().is_none_or(|f| case.name.contains(f));
     let one = |case: &Case| {
-        let begin = std::time::Instant::now();
+        let begin = Instant::now();
         let tally = quietly(|| f(case)).unwrap_or_else(|panic| Tally {
             violations: vec![format!("{}: outside of recovery: {panic}", case.name)],
             wrong: 1,
@@ -239,9 +241,50 @@ pub fn run_on_all(cases: &[Case], f: impl Fn(&Case) -> Tally + Sync) -> Tally {
         tally
     };
     let mut all = Tally::default();
-    let cases = cases.iter().filter(wanted);
-    workers::share(cases, || (), |(), case| one(case), |tally| all.add(tally));
+    let cases: Vec<_> = cases.iter().filter(wanted).collect();
+    let mut progress = Progress::begin(cases.len());
+    let gather = |tally| {
+        all.add(tally);
+        progress.tell(&all);
+    };
+    workers::share(cases, || (), |(), case| one(case), gather);
     all
+}
+
+/// How far a full run is, said now and then behind the back of the test harness, which keeps what
+/// a test prints until the test is over.
+struct Progress {
+    test: String,
+    total: usize,
+    told: Instant,
+}
+
+impl Progress {
+    fn begin(total: usize) -> Self {
+        let thread = std::thread::current();
+        Progress {
+            test: thread.name().unwrap_or("crash").to_owned(),
+            total,
+            told: Instant::now(),
+        }
+    }
+
+    fn tell(&mut self, so_far: &Tally) {
+        if !env::is_full() || self.told.elapsed() < Duration::from_secs(30) {
+            return;
+        }
+        self.told = Instant::now();
+        // Without anybody to read it, the work goes on.
+        let _ = writeln!(
+            std::io::stderr(),
+            "{}: {} of {} cases, {} states, {} violations",
+            self.test,
+            so_far.cases,
+            self.total,
+            so_far.states,
+            so_far.wrong
+        );
+    }
 }
 
 /// Runs `f`; a panic becomes its message.

@@ -84,6 +84,7 @@ pub struct Seconds {
 struct App {
     name: &'static str,
     start: &'static str,
+    filled: fn(&Options) -> usize,
     items: fn(Ipv4Addr) -> Result<Fingerprints>,
 }
 
@@ -91,11 +92,13 @@ const APPS: &[App] = &[
     App {
         name: "redis",
         start: "redis-server --bind 0.0.0.0 --protected-mode no --save '' --appendonly no",
+        filled: |options| options.keys,
         items: |host| Redis::connect(host)?.items("key:"),
     },
     App {
         name: "memcached",
         start: "memcached -u root -l 0.0.0.0 -U 0 -m 256",
+        filled: |options| options.items,
         items: |host| Memcached::connect(host)?.items("item-"),
     },
 ];
@@ -200,6 +203,10 @@ pub fn carry(lab: &Lab, options: &Options) -> Result<Report> {
             items.len(),
             &digest_before[..12]
         ));
+        ensure!(
+            items.len() == (app.filled)(options),
+            "{name} does not name all that was put into it"
+        );
         let digest_after = String::new();
         report.apps.push(AppReport {
             name,
