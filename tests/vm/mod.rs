@@ -13,6 +13,7 @@ mod lab_notices;
 mod misuse;
 mod module;
 mod module_files;
+mod module_hostile;
 mod module_mount;
 mod module_posix;
 mod sparse;
@@ -72,6 +73,11 @@ pub const SCENARIOS: &[Scenario] = &[
         name: "module_files",
         about: "what the kernel module writes is clean, and FUSE shows the same",
         run: module_files::run,
+    },
+    Scenario {
+        name: "module_hostile",
+        about: "damaged regions mounted by the kernel module: no oops, the right error, neighbours whole",
+        run: module_hostile::run,
     },
     Scenario {
         name: "module_mount",

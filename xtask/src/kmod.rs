@@ -22,6 +22,9 @@ pub struct Kmod {
     /// For the newest kernel of every series that has Rust
     #[arg(long, conflicts_with = "kernel")]
     all: bool,
+    /// For a kernel of our own from the same source, with KASAN, lockdep and the like
+    #[arg(long, conflicts_with = "all")]
+    debug: bool,
 }
 
 impl Kmod {
@@ -29,6 +32,12 @@ impl Kmod {
         let cache = Cache::open()?;
         cache.sweep()?;
         let kernels = Kernels::find(&cache)?;
+        if self.debug {
+            let (kernel, module) = debug(&cache, &kernels, kernels.release(&self.kernel)?)?;
+            println!("kmod: {}", module.display());
+            println!("a guest with it: cargo xtask vm shell --kernel {kernel}");
+            return Ok(());
+        }
         let releases = if self.all {
             kernels.series(7)
         } else {
@@ -47,9 +56,22 @@ pub fn module(cache: &Cache, kernels: &Kernels, release: &str) -> Result<PathBuf
     crate::setup::kmod()?;
     let userland = Userland::open(cache)?;
     let source = Source::open(cache, kernels, release, &userland)?;
+    build(cache, &userland, &source, release)
+}
+
+/// A kernel that finds faults, as the lab takes it, and the module for it.
+pub fn debug(cache: &Cache, kernels: &Kernels, release: &str) -> Result<(String, PathBuf)> {
+    crate::setup::kmod()?;
+    let userland = Userland::open(cache)?;
+    let source = Source::open_debug(cache, kernels, release, &userland)?;
+    let module = build(cache, &userland, &source, &format!("{release}-debug"))?;
+    Ok((source.kernel().display().to_string(), module))
+}
+
+fn build(cache: &Cache, userland: &Userland, source: &Source, release: &str) -> Result<PathBuf> {
     let _lock = cache.lock(&format!("kmod-{release}"))?;
     let out = host::target().join("kmod").join(release);
-    begin(&out, &source)?;
+    begin(&out, source)?;
     println!("kmod: building for {release}");
     let [module, core] = ["kmod", "fs-core"].map(|name| host::root().join(name));
     let binds = [
@@ -60,8 +82,11 @@ pub fn module(cache: &Cache, kernels: &Kernels, release: &str) -> Result<PathBuf
     ];
     let said = userland.run(
         &binds,
-        "exec make -j$(nproc) -C /usr/src/linux W=1e \
-         M=/usr/src/rpramfs/kmod MO=/usr/src/build modules",
+        &format!(
+            "exec make {} -j$(nproc) -C /usr/src/linux W=1e \
+             M=/usr/src/rpramfs/kmod MO=/usr/src/build modules",
+            source.tools
+        ),
     );
     let said = said.with_context(|| format!("the module does not build for {release}"))?;
     // Of the linker, objtool and modpost: W=1e makes errors of the compilers' warnings only.

@@ -23,7 +23,8 @@ pub enum Task {
 
 #[derive(Args)]
 pub struct Shell {
-    /// Newest that fits: 6.1, 6.12, 7.2, 7.x, or a whole release name
+    /// Newest that fits: 6.1, 6.12, 7.2, 7.x, or a whole release name; or a directory with
+    /// `vmlinuz`, its modules, and its name in a file `release`
     #[arg(long, default_value = "6.12")]
     kernel: String,
     /// The kernel that `kexec -e` starts

@@ -29,8 +29,16 @@ const NOT_KEPT: &str = "
 /// To be changed with `make`, so that the old ones are not taken any more.
 const RECIPE: &[u8] = b"1";
 
+/// Rust and KASAN go together with these compilers only.
+const LLVM: &str = "LLVM=1";
+
+/// What a debug kernel has besides `tinyconfig`, in the tree.
+const DEBUG_CONFIG: &str = "kmod/debug.config";
+
 pub struct Source {
     pub dir: PathBuf,
+    /// Which compilers it is built with, for `make`.
+    pub tools: &'static str,
 }
 
 impl Source {
@@ -41,19 +49,67 @@ impl Source {
         release: &str,
         userland: &Userland,
     ) -> Result<Source> {
-        let packages = packages(kernels.apt(), release)?;
-        let root = userland.root.as_os_str().as_encoded_bytes();
-        let recipe = [root, RECIPE];
-        let names = packages.iter().map(|name| name.as_bytes()).chain(recipe);
-        let dir = cache.get(&format!("kbuild/{release}-{}", key(names)), |dir| {
-            let files = kernels.apt().download(&packages)?;
-            make(&files, release, userland, dir)?;
-            // By far the largest, and nobody needs it again.
-            let largest = files.iter().max_by_key(|file| size(file));
-            largest.map_or(Ok(()), |file| Ok(fs::remove_file(file)?))
-        })?;
-        Ok(Source { dir })
+        let name = format!("kbuild/{release}");
+        let dir = make(cache, kernels, release, userland, &name, RECIPE, prepare)?;
+        Ok(Source { dir, tools: "" })
     }
+
+    /// The same version with all that finds faults switched on, built whole. The image lies in the
+    /// directory that `kernel` names.
+    pub fn open_debug(
+        cache: &Cache,
+        kernels: &Kernels,
+        release: &str,
+        userland: &Userland,
+    ) -> Result<Source> {
+        let config = fs::read(host::root().join(DEBUG_CONFIG))?;
+        let name = format!("kbuild/{release}-debug");
+        let recipe = [RECIPE, &config].concat();
+        let dir = make(cache, kernels, release, userland, &name, &recipe, build)?;
+        let tools = LLVM;
+        Ok(Source { dir, tools })
+    }
+
+    /// A directory with the image alone, for the lab.
+    pub fn kernel(&self) -> PathBuf {
+        self.dir.join("kernel")
+    }
+}
+
+/// What is being made into a source.
+struct Making<'a> {
+    packages: &'a [PathBuf],
+    release: &'a str,
+    userland: &'a Userland,
+    dir: &'a Path,
+}
+
+/// Has a recipe make it, once, of the packages it takes.
+fn make(
+    cache: &Cache,
+    kernels: &Kernels,
+    release: &str,
+    userland: &Userland,
+    name: &str,
+    recipe: &[u8],
+    make: fn(&Making) -> Result<()>,
+) -> Result<PathBuf> {
+    let packages = packages(kernels.apt(), release)?;
+    let root = userland.root.as_os_str().as_encoded_bytes();
+    let names = packages.iter().map(|name| name.as_bytes());
+    let key = key(names.chain([root, recipe]));
+    cache.get(&format!("{name}-{key}"), |dir| {
+        let files = kernels.apt().download(&packages)?;
+        make(&Making {
+            packages: &files,
+            release,
+            userland,
+            dir,
+        })?;
+        // By far the largest, and nobody needs it again.
+        let largest = files.iter().max_by_key(|file| size(file));
+        largest.map_or(Ok(()), |file| Ok(fs::remove_file(file)?))
+    })
 }
 
 /// Source, configuration and symbols, of the version of the kernel's own package.
@@ -67,24 +123,13 @@ fn packages(apt: &Apt, release: &str) -> Result<Vec<String>> {
     Ok(names.map(|name| format!("{name}={version}")).to_vec())
 }
 
-fn make(files: &[PathBuf], release: &str, userland: &Userland, dir: &Path) -> Result<()> {
+/// Debian's kernel, as far as a module is built with it.
+fn prepare(making: &Making) -> Result<()> {
+    let Making { release, dir, .. } = making;
     println!("kmod: preparing {release} (some minutes, once)");
-    fs::create_dir_all(dir)?;
-    let parts = dir.join("packages");
-    files.iter().try_for_each(|file| unpack(file, &parts))?;
-    let config = parts.join(format!("usr/lib/modules/{release}/config"));
-    let config = fs::read_to_string(&config).with_context(|| format!("{}", config.display()))?;
-    same_compiler(&config, release, userland)?;
-
-    let mut tar = host::command("tar", ["-x", "--strip-components=1", "--anchored", "-C"]);
-    let tarball = tarball(&parts.join("usr/src"))?;
-    tar.arg(dir).arg("-f").arg(&tarball);
-    let name = tarball.file_name().unwrap_or_default().to_string_lossy();
-    let top = name.trim_end_matches(".tar.xz");
-    for pattern in NOT_UNPACKED {
-        tar.arg(format!("--exclude={top}/{pattern}"));
-    }
-    host::quiet(tar.env("LC_ALL", "C"))?;
+    let parts = making.parts()?;
+    let config = making.config(&parts)?;
+    making.unpack(&parts, NOT_UNPACKED)?;
     let headers = parts.join(format!("usr/src/linux-headers-{release}"));
     fs::copy(headers.join("Module.symvers"), dir.join("Module.symvers"))?;
     fs::remove_dir_all(&parts)?;
@@ -94,19 +139,15 @@ fn make(files: &[PathBuf], release: &str, userland: &Userland, dir: &Path) -> Re
     let local = release.find(|c: char| !c.is_ascii_digit() && c != '.');
     let local = local.map_or("", |at| &release[at..]);
     fs::write(dir.join("localversion"), format!("{local}\n"))?;
-    let script = format!(
-        "cd /usr/src/linux
-         make -s -j$(nproc) olddefconfig
+    making.run(&format!(
+        "make -s -j$(nproc) olddefconfig
          make -s -j$(nproc) prepare modules_prepare
          {NOT_KEPT}"
-    );
-    userland
-        .run(&[Bind::writable(dir, "usr/src/linux")], &script)
-        .with_context(|| format!("cannot prepare the source of {release}"))?;
+    ))?;
 
     let made = fs::read_to_string(dir.join("include/config/kernel.release"))?;
     ensure!(
-        made.trim() == release,
+        made.trim() == *release,
         "the source of {release} calls itself {made}"
     );
     let config = fs::read_to_string(dir.join(".config"))?;
@@ -115,6 +156,80 @@ fn make(files: &[PathBuf], release: &str, userland: &Userland, dir: &Path) -> Re
         "{release}: the configuration lost Rust: the tools here are not what the kernel asks for"
     );
     Ok(())
+}
+
+/// A kernel of our own from the same source.
+fn build(making: &Making) -> Result<()> {
+    let Making { release, dir, .. } = making;
+    println!("kmod: building a debug kernel of {release} (ten minutes and more, once)");
+    let parts = making.parts()?;
+    making.config(&parts)?;
+    making.unpack(&parts, &[])?;
+    fs::remove_dir_all(&parts)?;
+    let wanted = fs::read_to_string(host::root().join(DEBUG_CONFIG))?;
+    fs::write(dir.join("debug.config"), &wanted)?;
+    fs::write(dir.join("localversion"), "-rpramfs-debug\n")?;
+    making.run(&format!(
+        "make -s {LLVM} tinyconfig
+         scripts/kconfig/merge_config.sh -m -O . .config debug.config >/dev/null
+         make -s {LLVM} olddefconfig"
+    ))?;
+    let config = fs::read_to_string(dir.join(".config"))?;
+    let lost: Vec<&str> = wanted
+        .lines()
+        .filter(|line| line.ends_with("=y") && !config.lines().any(|have| have == *line))
+        .collect();
+    ensure!(
+        lost.is_empty(),
+        "{release} does not take these of {DEBUG_CONFIG}: {}",
+        lost.join(" ")
+    );
+    making.run(&format!(
+        "make -s {LLVM} -j$(nproc) bzImage modules
+         mkdir kernel; cp $(make -s {LLVM} image_name) kernel/vmlinuz
+         cp include/config/kernel.release kernel/release
+         rm -f vmlinux vmlinux.o vmlinux.a .tmp_vmlinux*
+         {NOT_KEPT}"
+    ))
+}
+
+impl Making<'_> {
+    /// The packages, unpacked.
+    fn parts(&self) -> Result<PathBuf> {
+        fs::create_dir_all(self.dir)?;
+        let parts = self.dir.join("packages");
+        let mut packages = self.packages.iter();
+        packages.try_for_each(|file| unpack(file, &parts))?;
+        Ok(parts)
+    }
+
+    /// The configuration of Debian's kernel, which is of the compiler that we have.
+    fn config(&self, parts: &Path) -> Result<String> {
+        let path = parts.join(format!("usr/lib/modules/{}/config", self.release));
+        let config = fs::read_to_string(&path).with_context(|| format!("{}", path.display()))?;
+        same_compiler(&config, self.release, self.userland)?;
+        Ok(config)
+    }
+
+    fn unpack(&self, parts: &Path, without: &[&str]) -> Result<()> {
+        let mut tar = host::command("tar", ["-x", "--strip-components=1", "--anchored", "-C"]);
+        let tarball = tarball(&parts.join("usr/src"))?;
+        tar.arg(self.dir).arg("-f").arg(&tarball);
+        let name = tarball.file_name().unwrap_or_default().to_string_lossy();
+        let top = name.trim_end_matches(".tar.xz");
+        for pattern in without {
+            tar.arg(format!("--exclude={top}/{pattern}"));
+        }
+        host::quiet(tar.env("LC_ALL", "C")).map(drop)
+    }
+
+    fn run(&self, script: &str) -> Result<()> {
+        let script = format!("cd /usr/src/linux\n{script}");
+        self.userland
+            .run(&[Bind::writable(self.dir, "usr/src/linux")], &script)
+            .with_context(|| format!("cannot prepare the source of {}", self.release))
+            .map(drop)
+    }
 }
 
 fn size(file: &Path) -> u64 {

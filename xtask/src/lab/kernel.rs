@@ -90,8 +90,15 @@ impl Kernels {
     }
 
     /// A kernel by a pattern: `6.12` is the newest 6.12.*, `7.x` the newest of all 7.*, `7.x-1` the
-    /// newest of the series before that one; a whole release name is itself.
+    /// newest of the series before that one; a whole release name is itself. A path is a directory
+    /// with a kernel of one's own: `vmlinuz`, modules if it has any, and its name in `release`.
     pub fn get(&self, pattern: &str) -> Result<Kernel> {
+        if pattern.starts_with('/') {
+            let dir = Path::new(pattern);
+            let release = fs::read_to_string(dir.join("release"));
+            let release = release.with_context(|| format!("{pattern}: no kernel for the lab"))?;
+            return Kernel::at(dir, release.trim());
+        }
         let offer = self.offers[self.choose(pattern)?].clone();
         let files = self.apt.download(&offer.packages)?;
         let names = files.iter().map(|file| file.as_os_str().as_encoded_bytes());
@@ -99,18 +106,7 @@ impl Kernels {
         let dir = self.cache.get(&dir, |dir| {
             files.iter().try_for_each(|file| apt::unpack(file, dir))
         })?;
-        let mut kernel = Kernel {
-            release: offer.release.clone(),
-            image: PathBuf::new(),
-            modules: BTreeMap::new(),
-        };
-        kernel.collect(&dir)?;
-        ensure!(
-            kernel.image.is_file(),
-            "{}: no kernel image in the package",
-            offer.release
-        );
-        Ok(kernel)
+        Kernel::at(&dir, &offer.release)
     }
 
     fn choose(&self, pattern: &str) -> Result<usize> {
@@ -187,6 +183,22 @@ fn offers(names: &[String]) -> Vec<Offer> {
 }
 
 impl Kernel {
+    /// Whatever lies below a directory.
+    fn at(dir: &Path, release: &str) -> Result<Kernel> {
+        let mut kernel = Kernel {
+            release: release.to_owned(),
+            image: PathBuf::new(),
+            modules: BTreeMap::new(),
+        };
+        kernel.collect(dir)?;
+        ensure!(
+            kernel.image.is_file(),
+            "{release}: no kernel image in {}",
+            dir.display()
+        );
+        Ok(kernel)
+    }
+
     fn collect(&mut self, dir: &Path) -> Result<()> {
         for entry in fs::read_dir(dir)? {
             let path = entry?.path();

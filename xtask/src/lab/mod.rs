@@ -40,4 +40,4 @@ pub use guest::Guest;
 pub use kernel::Kernels;
 pub use lab::{Boot, Lab};
 pub use region::{Region, Size};
-pub use tools::check_static;
+pub use tools::{check_static, program};

@@ -53,8 +53,16 @@ fn built(name: &str) -> PathBuf {
     host::target().join(TARGET).join("tools").join(name)
 }
 
+/// A static program of one of our packages.
+pub fn program(package: &str, name: &str) -> Result<PathBuf> {
+    build(&[package])?;
+    let path = built(name);
+    ensure!(path.exists(), "{} was not built", path.display());
+    Ok(path)
+}
+
 /// Builds packages as static programs. Cargo may have to wait for another one: let it say so.
-pub fn build(packages: &[&str]) -> Result<()> {
+fn build(packages: &[&str]) -> Result<()> {
     let mut cargo = host::cargo();
     cargo.args(["build", "--profile", "tools", "--target", TARGET]);
     packages.iter().for_each(|package| {
