@@ -30,6 +30,8 @@ unsigned int rpramfs_cpu(void)
 /* An inode with the lock that the core asks its callers for. */
 struct rpramfs_inode {
 	struct rw_semaphore meta;
+	/* Rust's: see vfs/remembered.rs. */
+	u64 remembered[4];
 	struct inode vfs;
 };
 
@@ -65,6 +67,7 @@ struct inode *rpramfs_alloc_inode(struct super_block *sb)
 	if (!i)
 		return NULL;
 	init_rwsem(&i->meta);
+	memset(i->remembered, 0, sizeof(i->remembered));
 	return &i->vfs;
 }
 
@@ -76,6 +79,11 @@ void rpramfs_free_inode(struct inode *inode)
 struct rw_semaphore *rpramfs_meta(struct inode *inode)
 {
 	return &container_of(inode, struct rpramfs_inode, vfs)->meta;
+}
+
+u64 *rpramfs_remembered(struct inode *inode)
+{
+	return container_of(inode, struct rpramfs_inode, vfs)->remembered;
 }
 
 void rpramfs_meta_of_dir(struct inode *inode)

@@ -23,6 +23,7 @@ void rpramfs_inodes_exit(void);
 struct inode *rpramfs_alloc_inode(struct super_block *sb);
 void rpramfs_free_inode(struct inode *inode);
 struct rw_semaphore *rpramfs_meta(struct inode *inode);
+u64 *rpramfs_remembered(struct inode *inode);
 void rpramfs_meta_of_dir(struct inode *inode);
 void rpramfs_meta_lock(struct inode *inode, unsigned int nesting);
 

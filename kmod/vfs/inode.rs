@@ -85,6 +85,14 @@ impl Inode {
         }
     }
 
+    /// Sealed: its bytes do not change.
+    #[inline]
+    pub(crate) fn is_sealed(&self) -> bool {
+        // SAFETY: a plain field, that `refresh` changes with `meta`.
+        let flags = unsafe { (&raw const (*self.raw()).i_flags).read_volatile() };
+        flags & c::S_IMMUTABLE != 0
+    }
+
     /// Sets the VFS's copy of an access or change time to the clock.
     pub(crate) fn set_time_now(&self, access: bool) {
         // SAFETY: the inode lives; times may be set without a lock, as in `generic_update_time`.
@@ -109,8 +117,7 @@ impl Inode {
                 c::rpramfs_set_size(p, a.size as i64);
             }
             let sealed = c::S_IMMUTABLE;
-            let flags = (&raw const (*p).i_flags).read_volatile();
-            if (flags & sealed != 0) != a.sealed {
+            if self.is_sealed() != a.sealed {
                 c::inode_set_flags(p, if a.sealed { sealed } else { 0 }, sealed);
             }
         }
@@ -122,6 +129,7 @@ impl Inode {
     pub(crate) fn meta(&self, nesting: u32) -> Meta<'_> {
         // SAFETY: the lock is part of the inode, which lives as long as the guard.
         unsafe { c::rpramfs_meta_lock(self.raw(), nesting) };
+        self.forget_run();
         Meta(self, PhantomData)
     }
 

@@ -14,6 +14,7 @@ pub(crate) mod inode;
 pub(crate) mod iov;
 pub(crate) mod page_fault;
 pub(crate) mod register;
+mod remembered;
 pub(crate) mod super_block;
 pub(crate) mod tables;
 pub(crate) mod work;

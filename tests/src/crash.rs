@@ -111,6 +111,8 @@ pub struct Effort {
     pub recovery_one_in: u64,
     /// Stop it at so many of its stores at most, chosen at random.
     pub recovery_stops: usize,
+    /// The same where the words of copies come in another order than the first.
+    pub recovery_stops_later: usize,
     /// In one of so many states create, write and delete everything.
     pub empty_one_in: u64,
 }
@@ -124,6 +126,7 @@ impl Effort {
             orders: vec![WordOrder::Forward],
             recovery_one_in: 24,
             recovery_stops: 40,
+            recovery_stops_later: 40,
             empty_one_in: 8,
         }
     }
@@ -141,6 +144,7 @@ impl Effort {
             ],
             recovery_one_in: 2,
             recovery_stops: usize::MAX,
+            recovery_stops_later: 20,
             empty_one_in: 1,
         }
     }
@@ -501,7 +505,11 @@ fn run_case(case: &Case, effort: &Effort) -> Tally {
                 }
                 let inner = log.ordered(*order);
                 let mut stops = log.points(effort.bulk, 8);
-                while stops.len() > effort.recovery_stops {
+                let most = match n {
+                    0 => effort.recovery_stops,
+                    _ => effort.recovery_stops_later,
+                };
+                while stops.len() > most {
                     stops.swap_remove(rng.below(stops.len() as u64) as usize);
                 }
                 for j in stops {

@@ -330,7 +330,7 @@ unsafe extern "C" fn getattr(
             }
         }
         (*stat).attributes_mask |= u64::from(c::STATX_ATTR_IMMUTABLE);
-        if (*inode.raw()).i_flags & c::S_IMMUTABLE != 0 {
+        if inode.is_sealed() {
             (*stat).attributes |= u64::from(c::STATX_ATTR_IMMUTABLE);
         }
     }
