@@ -12,6 +12,7 @@ mod kexec_keeps_region;
 mod lab_notices;
 mod misuse;
 mod module;
+mod module_debug;
 mod module_files;
 mod module_hostile;
 mod module_mount;
@@ -98,6 +99,11 @@ pub const SCENARIOS: &[Scenario] = &[
         name: "module",
         about: "the kernel module is loaded into every 7.x kernel, and unloaded",
         run: module::run,
+    },
+    Scenario {
+        name: "module_debug",
+        about: "the module under KASAN, lockdep and kmemleak: judges, mounts, damaged regions (hours)",
+        run: module_debug::run,
     },
     Scenario {
         name: "module_kexec",

@@ -8,17 +8,17 @@ use crate::host;
 use crate::kmod;
 use crate::lab::{Boot, Guest, Lab, Region, Size};
 use anyhow::{ensure, Context, Result};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Instant;
 
-const REGION: &str = "0x100000000+1G";
+pub const REGION: &str = "0x100000000+1G";
 const HALVES: [&str; 2] = ["0x100000000+512M", "0x120000000+512M"];
-const MODULE: &str = "usr/lib/rpramfs.ko";
+pub const MODULE: &str = "usr/lib/rpramfs.ko";
 /// Programs of crates.io, built as static ones.
 const CRATES: [(&str, &str); 2] = [("pjdfstest", "0.2.2"), ("fsx", "0.3.2")];
 /// What a kernel says that has met a fault, or the module.
-const COMPLAINTS: [&str; 8] = [
+pub const COMPLAINTS: [&str; 11] = [
     "WARNING: ",
     "BUG: ",
     "INFO: task ",
@@ -27,6 +27,9 @@ const COMPLAINTS: [&str; 8] = [
     "rpramfs: corrupt",
     "possible circular locking",
     "possible recursive locking",
+    "UBSAN: ",
+    "ODEBUG: ",
+    "kmemleak: ",
 ];
 
 type Part = (&'static str, fn(&Guest) -> Result<String>);
@@ -50,12 +53,20 @@ pub fn run_older(lab: &Lab) -> Result<()> {
 }
 
 fn judge(lab: &Lab, pattern: &str) -> Result<()> {
-    let wanted = std::env::var("RPRAMFS_PARTS").unwrap_or_default();
     let kernels = lab.kernels()?;
     let release = kernels.release(pattern)?;
     let module = kmod::module(lab.cache(), kernels, release)?;
+    let guest = lab.boot(&boot(release, &module)?)?;
+    guest.run(format!("insmod /{MODULE}"))?;
+    parts(&guest)?;
+    guest.run("rmmod rpramfs")?;
+    guest.check()
+}
+
+/// A guest with all that the judges need, and the module at [`MODULE`].
+pub fn boot(kernel: &str, module: &Path) -> Result<Boot> {
     let here = host::root().join("tests/vm/posix");
-    let mut boot = Boot::new(release)
+    let mut boot = Boot::new(kernel)
         .region(Region::reserved(Size::gib(1)))
         .memory(Size::gib(3))
         .module("overlay")
@@ -66,7 +77,7 @@ fn judge(lab: &Lab, pattern: &str) -> Result<()> {
         .program("dbench", "/usr/share/dbench/client.txt")
         .program("util-linux", "fsfreeze")
         .program("util-linux", "fstrim")
-        .file(MODULE, &module)
+        .file(MODULE, module)
         .file("usr/lib/calls", &program()?)
         .file("usr/lib/mounts.sh", &here.join("mounts.sh"))
         .file("etc/pjdfstest.toml", &here.join("pjdfstest.toml"))
@@ -74,8 +85,14 @@ fn judge(lab: &Lab, pattern: &str) -> Result<()> {
     for (name, version) in CRATES {
         boot = boot.file(&format!("usr/bin/{name}"), &installed(name, version)?);
     }
-    let guest = lab.boot(&boot)?;
-    guest.run(format!("chmod 755 / && insmod /{MODULE}"))?;
+    Ok(boot)
+}
+
+/// All parts, or those that are wanted. The module is loaded.
+pub fn parts(guest: &Guest) -> Result<()> {
+    let wanted = std::env::var("RPRAMFS_PARTS").unwrap_or_default();
+    let release = guest.release();
+    guest.run("chmod 755 /")?;
     let mut faults = Vec::new();
     for (name, part) in PARTS {
         if !wanted.is_empty() && !wanted.split_whitespace().any(|one| one == name) {
@@ -83,7 +100,7 @@ fn judge(lab: &Lab, pattern: &str) -> Result<()> {
         }
         let start = Instant::now();
         guest.run(format!("dmesg -c >/dev/null; mkfs.rpramfs -q -f {REGION}"))?;
-        let result = part(&guest).and_then(|said| clean(&guest).map(|()| said));
+        let result = part(guest).and_then(|said| clean(guest).map(|()| said));
         let seconds = start.elapsed().as_secs_f64();
         match result {
             Ok(said) => println!("{release}: {name}: ok: {said} ({seconds:.1} s)"),
@@ -97,8 +114,7 @@ fn judge(lab: &Lab, pattern: &str) -> Result<()> {
         }
     }
     ensure!(faults.is_empty(), "failed: {}", faults.join(", "));
-    guest.run("rmmod rpramfs")?;
-    guest.check()
+    Ok(())
 }
 
 /// The program of calls, for the guest.

@@ -59,6 +59,13 @@ pub fn module(cache: &Cache, kernels: &Kernels, release: &str) -> Result<PathBuf
     build(cache, &userland, &source, release)
 }
 
+/// The kernel's source, as far as it was kept.
+pub fn source(cache: &Cache, kernels: &Kernels, release: &str) -> Result<PathBuf> {
+    crate::setup::kmod()?;
+    let userland = Userland::open(cache)?;
+    Ok(Source::open(cache, kernels, release, &userland)?.dir)
+}
+
 /// A kernel that finds faults, as the lab takes it, and the module for it.
 pub fn debug(cache: &Cache, kernels: &Kernels, release: &str) -> Result<(String, PathBuf)> {
     crate::setup::kmod()?;

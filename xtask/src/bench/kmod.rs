@@ -2,11 +2,13 @@
 //! The kernel module against what a user would take instead, in one guest, in turns.
 
 use super::{criu, Measure, Pairs, Settings};
+use crate::host;
 use crate::kmod;
 use crate::lab::{Boot, Guest, Lab, Region, Size};
 use anyhow::{Context, Result};
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::fs;
+use std::path::{Path, PathBuf};
 
 const SIZE: Size = Size::mib(512);
 /// Behind the region at 4 GiB.
@@ -33,6 +35,15 @@ const PLACES: [(&str, &str, &str); 5] = [
     ),
 ];
 
+/// Of the kernel's source, what is unpacked: 4,200 files, 90 MiB.
+const UNPACKED: [&str; 4] = ["fs", "kernel", "lib", "mm"];
+const ARCHIVE: &str = "usr/lib/source.tar";
+
+/// Programs that people run: work done, as a rate.
+type Application = (&'static str, fn(&Guest, &str) -> Result<f64>);
+
+const APPLICATIONS: [Application; 3] = [("untar", untar), ("fs_mark", fs_mark), ("dbench", dbench)];
+
 pub fn run(settings: &Settings) -> Result<Vec<Measure>> {
     let lab = Lab::open("bench-kmod")?;
     let kernels = lab.kernels()?;
@@ -44,6 +55,11 @@ pub fn run(settings: &Settings) -> Result<Vec<Measure>> {
         .memory(Size::gib(4))
         .module("xfs")
         .program("xfsprogs", "mkfs.xfs")
+        .program("fsmark", "fs_mark")
+        .program("dbench", "dbench")
+        .program("dbench", "/usr/share/dbench/client.txt")
+        .program("tar", "tar")
+        .file(ARCHIVE, &archive(&lab, &release)?)
         .file("usr/lib/rpramfs.ko", &module);
     for pmem in PMEMS {
         boot = boot.argument(pmem);
@@ -56,11 +72,63 @@ pub fn run(settings: &Settings) -> Result<Vec<Measure>> {
         guest.run(format!("mkdir -p {dir} && {make}"))?;
     }
     let mut measures = works(&guest, settings.rounds)?;
+    measures.extend(applications(&guest, settings.rounds)?);
     guest.check()?;
     drop(guest);
     measures.extend(mounts(&lab, &release, &module, settings.rounds)?);
     measures.extend(criu::module(settings)?);
     Ok(measures)
+}
+
+/// An archive of a part of the kernel's source.
+fn archive(lab: &Lab, release: &str) -> Result<PathBuf> {
+    let source = kmod::source(lab.cache(), lab.kernels()?, release)?;
+    let path = lab.dir().join("source.tar");
+    fs::create_dir_all(lab.dir())?;
+    let mut tar = host::command("tar", ["-c", "--sort=name", "--mtime=@0", "-C"]);
+    tar.arg(source).arg("-f").arg(&path);
+    tar.args(["--exclude=*.o", "--exclude=.*"]).args(UNPACKED);
+    host::quiet(&mut tar)?;
+    Ok(path)
+}
+
+fn applications(guest: &Guest, rounds: usize) -> Result<Vec<Measure>> {
+    let mut measures = Vec::new();
+    for (name, run) in APPLICATIONS {
+        let mut rates: [Vec<f64>; PLACES.len()] = Default::default();
+        for _ in 0..rounds {
+            for ((_, dir, _), rates) in PLACES.iter().zip(&mut rates) {
+                let dir = format!("{dir}/{name}");
+                guest.run(format!("mkdir {dir} && sync"))?;
+                rates.push(run(guest, &dir).with_context(|| dir.clone())?);
+                guest.run(format!("rm -r {dir}"))?;
+            }
+        }
+        measures.extend(against_ours(name, &rates));
+    }
+    Ok(measures)
+}
+
+fn untar(guest: &Guest, dir: &str) -> Result<f64> {
+    let tar = guest.command(format!("tar -xf /{ARCHIVE} -C {dir}"));
+    Ok(1.0 / tar.timeout(300).succeed()?.seconds())
+}
+
+fn fs_mark(guest: &Guest, dir: &str) -> Result<f64> {
+    let run = guest.command(format!(
+        "cd /tmp && fs_mark -d {dir} -n 2000 -s 4096 -S 0 -t 2 -L 1"
+    ));
+    Ok(1.0 / run.timeout(300).succeed()?.seconds())
+}
+
+fn dbench(guest: &Guest, dir: &str) -> Result<f64> {
+    let run = guest.command(format!(
+        "dbench -D {dir} -t 5 -c /usr/share/dbench/client.txt 2 2>&1"
+    ));
+    let said = run.timeout(120).run()?;
+    let line = said.lines().find(|line| line.starts_with("Throughput"));
+    let word = line.and_then(|line| line.split(' ').nth(1));
+    Ok(word.context("no throughput")?.parse()?)
 }
 
 /// Mounts of a large and of a small region, as the module times them: the struct pages, which are the
@@ -127,14 +195,19 @@ fn works(guest: &Guest, rounds: usize) -> Result<Vec<Measure>> {
     }
     let mut measures = Vec::new();
     for (name, rates) in &rates {
-        for ((place, _, _), theirs) in PLACES.iter().zip(rates).skip(1) {
-            let mut pairs = Pairs::default();
-            rates[0]
-                .iter()
-                .zip(theirs)
-                .for_each(|(ours, theirs)| pairs.push(*ours, *theirs));
-            measures.push(pairs.measure(format!("kmod.{name}_vs_{place}"), "1/s"));
-        }
+        measures.extend(against_ours(name, rates));
     }
     Ok(measures)
+}
+
+/// Of the rates of each place, round by round, ours against each of the others.
+fn against_ours(name: &str, rates: &[Vec<f64>; PLACES.len()]) -> Vec<Measure> {
+    let others = PLACES.iter().zip(rates).skip(1);
+    let measure = |((place, _, _), theirs): (&(&str, &str, &str), &Vec<f64>)| {
+        let mut pairs = Pairs::default();
+        let rounds = rates[0].iter().zip(theirs);
+        rounds.for_each(|(ours, theirs)| pairs.push(*ours, *theirs));
+        pairs.measure(format!("kmod.{name}_vs_{place}"), "1/s")
+    };
+    others.map(measure).collect()
 }

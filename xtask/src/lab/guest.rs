@@ -27,6 +27,8 @@ pub struct Guest {
     pub(super) ledger: Option<Ledger>,
     /// The kernel that is loaded in it is the one in its initrd.
     pub(super) carries: bool,
+    /// All time limits are so many times longer.
+    pub(super) slow: u32,
 }
 
 /// A command that runs on its own.
@@ -108,7 +110,7 @@ pub struct Command<'a> {
 
 impl Command<'_> {
     pub fn timeout(mut self, seconds: u64) -> Self {
-        self.timeout = Duration::from_secs(seconds);
+        self.timeout = Duration::from_secs(seconds) * self.guest.slow;
         self
     }
 
@@ -159,7 +161,7 @@ impl Guest {
         Command {
             guest: self,
             script: script.into(),
-            timeout: PATIENCE,
+            timeout: PATIENCE * self.slow,
             stdin: Vec::new(),
         }
     }
@@ -307,7 +309,8 @@ impl Guest {
             stderr: Vec::new(),
         };
         // The agent ends the command at its limit; if we hear nothing even then, it is the guest.
-        let deadline = Instant::now() + timeout + SILENCE;
+        let silence = SILENCE * self.slow;
+        let deadline = Instant::now() + timeout + silence;
         let (mut pongs, mut asked) = (self.agent.pongs(), None::<Instant>);
         let mut heard = Instant::now();
         loop {
@@ -339,7 +342,7 @@ impl Guest {
                 (pongs, asked, heard) = (self.agent.pongs(), None, Instant::now());
             }
             let quiet = heard.elapsed();
-            if quiet > SILENCE || Instant::now() > deadline {
+            if quiet > silence || Instant::now() > deadline {
                 bail!(
                     "the guest hangs: no answer for {} s{}",
                     quiet.as_secs(),

@@ -41,6 +41,7 @@ pub struct Boot {
     ledger: bool,
     resets: bool,
     carries: bool,
+    slow: u32,
     arguments: Vec<String>,
     contents: Contents,
 }
@@ -59,6 +60,7 @@ impl Boot {
             ledger: false,
             resets: false,
             carries: false,
+            slow: 1,
             arguments: Vec::new(),
             contents: Contents {
                 tools: true,
@@ -118,6 +120,12 @@ impl Boot {
     /// Only what it takes to mount and to load another kernel: such a guest boots in half the time.
     pub fn small(mut self) -> Boot {
         self.contents.small = true;
+        self
+    }
+
+    /// A kernel that takes so many times longer for everything: time limits grow with it.
+    pub fn slow(mut self, times: u32) -> Boot {
+        self.slow = times;
         self
     }
 
@@ -282,8 +290,9 @@ impl Lab {
             tap,
             ledger,
             carries: boot.carries,
+            slow: boot.slow,
         };
-        guest.wait_hello(0, BOOT_LIMIT)?;
+        guest.wait_hello(0, BOOT_LIMIT * boot.slow)?;
         Ok(guest)
     }
 
