@@ -66,6 +66,7 @@ fn mount(options: &mut Options) -> Result<u8> {
     }
     let why = match module::choose(options)? {
         Choice::Module(range) => return module::mount(options, range).map(|()| 0),
+        Choice::Device(device) => return module::mount_device(options, device).map(|()| 0),
         Choice::Fuse(why) => why,
     };
     let mounted = || log::info!("mounted through FUSE: {why}");
@@ -86,6 +87,9 @@ fn mount(options: &mut Options) -> Result<u8> {
 fn pretend(options: &Options) -> Result<u8> {
     let by = match module::choose(options)? {
         Choice::Module(_) => "by the kernel module".to_owned(),
+        Choice::Device(device) => {
+            format!("by the kernel module, taken from {}", device.driver())
+        }
         Choice::Fuse(why) => format!("through FUSE: {why}"),
     };
     let spec = host::resolve::resolve(&options.region()?)?;

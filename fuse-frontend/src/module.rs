@@ -4,6 +4,7 @@
 use crate::kmsg;
 use crate::mountpoint;
 use crate::options::{Frontend, IoMode, Options};
+use host::driver::Driven;
 use host::in_use::{KernelMount, Uses};
 use host::iomem::PhysMap;
 use host::{Error, Kind, PhysRange, Result, Spec};
@@ -24,6 +25,8 @@ const ALIGN: u64 = 2 << 20;
 pub enum Choice {
     /// The kernel module, this range.
     Module(PhysRange),
+    /// The kernel module, the memory of this device.
+    Device(Driven),
     /// FUSE, for this reason.
     Fuse(String),
 }
@@ -45,21 +48,12 @@ pub fn choose(options: &Options) -> Result<Choice> {
         }
         return fuse(&format!("the kernel module knows no {option}"));
     }
-    let refused = |what: String, hint: &str| Error::new(Kind::Refused, what).hint(hint);
     let spec = options.region()?;
-    if let Spec::Path(path) = &spec {
-        if must {
-            return Err(refused(
-                format!(
-                    "-o kernel: {} is a path, and the kernel module mounts physical memory only",
-                    path.display()
-                ),
-                "name the memory (ADDR+SIZE, label=, uuid=), or leave the option out to mount \
-                 through FUSE",
-            ));
-        }
-        return fuse("the source is a path");
-    }
+    let named = match &spec {
+        Spec::Path(_) if !must => return fuse("the source is a path"),
+        Spec::Path(path) => Some(device(path)?),
+        _ => None,
+    };
     if !is_there() {
         if must {
             return Err(refused(
@@ -69,6 +63,9 @@ pub fn choose(options: &Options) -> Result<Choice> {
             ));
         }
         return fuse("the kernel module is not there");
+    }
+    if let Some(device) = named {
+        return Ok(Choice::Device(device));
     }
     match host::resolve::resolve(&spec)? {
         Spec::Physical(range) if is_aligned(&range) => Ok(Choice::Module(range)),
@@ -80,6 +77,7 @@ pub fn choose(options: &Options) -> Result<Choice> {
             "leave the option out to mount through FUSE",
         )),
         Spec::Physical(_) => fuse("start or length of the region is no multiple of 2 MiB"),
+        Spec::Path(path) if must => device(&path).map(Choice::Device),
         other if must => Err(refused(
             format!(
                 "-o kernel: the region is {other}, and the kernel module mounts physical memory \
@@ -88,6 +86,33 @@ pub fn choose(options: &Options) -> Result<Choice> {
             "leave the option out to mount through FUSE",
         )),
         other => fuse(&format!("the region is {other}")),
+    }
+}
+
+fn refused(what: String, hint: &str) -> Error {
+    Error::new(Kind::Refused, what).hint(hint)
+}
+
+/// A device whose memory the module can have, once its driver lets go.
+fn device(path: &Path) -> Result<Driven> {
+    let shown = path.display();
+    match Driven::of(path)? {
+        Some(driven) if is_aligned(&driven.range()) => Ok(driven),
+        Some(driven) => Err(refused(
+            format!(
+                "-o kernel: {shown} is {}: start and length must be multiples of 2 MiB for the \
+                 kernel module",
+                driven.range()
+            ),
+            "leave the option out to mount through FUSE",
+        )),
+        None => Err(refused(
+            format!(
+                "-o kernel: {shown} is no physical memory, and the kernel module mounts nothing else"
+            ),
+            "name the memory (ADDR+SIZE, label=, uuid=, /dev/pmemN, /dev/daxX.Y), or leave the \
+             option out to mount through FUSE",
+        )),
     }
 }
 
@@ -182,6 +207,20 @@ pub fn mount(options: &Options, range: PhysRange) -> Result<()> {
         log::warn!("{range}: mounted read-only because of damage or features unknown here");
     }
     log::info!("{range}: mounted by the kernel module");
+    Ok(())
+}
+
+/// Takes the device from its driver, and mounts its memory. `-o kernel` asks for both.
+pub fn mount_device(options: &Options, device: Driven) -> Result<()> {
+    let (range, driver) = (device.range(), device.driver());
+    let taken = device.take()?;
+    mount(options, range)?;
+    if let Some(device) = taken.keep() {
+        log::info!(
+            "{range}: taken from {driver}; once unmounted, {} gives it back",
+            device.giving_back()
+        );
+    }
     Ok(())
 }
 
@@ -293,7 +332,7 @@ mod tests {
     #[test]
     fn the_module_or_nothing() {
         let refusal = |o: &Options| choose(o).expect_err("refused").to_string();
-        let e = refusal(&options("./image", Frontend::Kernel));
+        let e = refusal(&options("/proc/self/exe", Frontend::Kernel));
         assert!(e.contains("physical memory") && e.contains("FUSE"), "{e}");
         let mut o = options("4G+1G", Frontend::Kernel);
         o.threads = Some(3);

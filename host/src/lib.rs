@@ -10,6 +10,7 @@
 
 pub mod cmdline;
 mod device;
+pub mod driver;
 mod error;
 pub mod in_use;
 pub mod iomem;

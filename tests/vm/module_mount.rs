@@ -19,6 +19,8 @@ pub fn run(lab: &Lab) -> Result<()> {
     let place = format!("lib/modules/{release}/rpramfs.ko");
     let boot = Boot::new(release)
         .region(Region::reserved(Size::mib(256)))
+        .memory(Size::gib(3))
+        .argument("memmap=128M!0x120000000")
         .file(&place, &module);
     let guest = lab.boot(&boot)?;
     let all = || -> Result<()> {
@@ -36,7 +38,8 @@ pub fn run(lab: &Lab) -> Result<()> {
         held(&guest)?;
         remounted(&guest)?;
         fstab(&guest)?;
-        held_by_fuse(&guest)
+        held_by_fuse(&guest)?;
+        device(&guest)
     };
     all().with_context(|| guest.run("dmesg | tail -40").unwrap_or_default())?;
     let log = guest.run("dmesg")?;
@@ -45,6 +48,31 @@ pub fn run(lab: &Lab) -> Result<()> {
         "{log}"
     );
     guest.check()
+}
+
+/// A device is taken from its driver where that is asked for, and only if it holds what is to be mounted.
+fn device(guest: &Guest) -> Result<()> {
+    let mount = "mount -v -t rpramfs -o kernel /dev/pmem0";
+    refuse(guest, &format!("{mount} /mnt"), 32, &["/dev/pmem0"])?;
+    guest.run(
+        "mkfs.rpramfs -q /dev/pmem0 && mount -t rpramfs /dev/pmem0 /mnt && echo 1 > /mnt/one",
+    )?;
+    served_by(guest, "fuse.rpramfs")?;
+    refuse(guest, &format!("{mount} /second"), 32, &["/dev/pmem0"])?;
+    guest.run("grep -q 1 /mnt/one")?;
+    unmount(guest)?;
+    // Neither of the two has made the device go.
+    let said = says(guest, &format!("{mount} /mnt"))?;
+    served_by(guest, "rpramfs")?;
+    ensure!(said.contains("taken from nd_pmem"), "{said}");
+    let back = said.split("once unmounted, ").nth(1);
+    let back = back.and_then(|rest| rest.split(" gives it back").next());
+    let back = back.with_context(|| said.clone())?;
+    guest.run("[ ! -e /dev/pmem0 ] && grep -q 1 /mnt/one && echo 2 > /mnt/two")?;
+    unmount(guest)?;
+    guest.run(format!("{back} && fsck.rpramfs -n /dev/pmem0"))?;
+    guest.run("mount -t rpramfs /dev/pmem0 /mnt && grep -q 2 /mnt/two")?;
+    unmount(guest)
 }
 
 /// No module: FUSE, or an error that says what to do.
@@ -154,7 +182,8 @@ fn refused(guest: &Guest) -> Result<()> {
         ("defaults", "0x100000000+32M", 32, &["too small", "length"]),
         ("kernel", ODD, 32, &["multiples of 2 MiB", "FUSE"]),
         ("kernel", "label=nowhere", 32, &["no such region"]),
-        ("kernel", "/dev/null", 32, &["physical memory only"]),
+        ("kernel", "/dev/null", 32, &["no device-dax"]),
+        ("kernel", "/usr/bin/busybox", 32, &["no physical memory"]),
         ("kernel,threads=2", REGION, 1, &["threads="]),
         ("kernel,foreground", REGION, 1, &["foreground"]),
     ] {

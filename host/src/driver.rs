@@ -1,0 +1,134 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0 OR GPL-2.0
+//! A device of memory and the driver that has it: for who needs the memory itself.
+
+use crate::device::{self, DeviceKind};
+use crate::{open, Access, Error, Kind, PhysRange, Result, Spec, UserHost};
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+/// `/dev/pmemN` or `/dev/daxX.Y` as its driver has it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Driven {
+    path: PathBuf,
+    range: PhysRange,
+    /// Of the driver, in sysfs: what is written to its `unbind` and `bind` is the device's name.
+    driver: PathBuf,
+    name: String,
+}
+
+/// A device without its driver, which gets it back unless [`Taken::keep`] is called.
+#[derive(Debug)]
+pub struct Taken(Option<Driven>);
+
+impl Driven {
+    /// The driver of a device, and where its memory is. `None` for a file, and for a device that
+    /// no driver of physical memory has.
+    ///
+    /// # Errors
+    /// As for a region at this path.
+    pub fn of(path: &Path) -> Result<Option<Driven>> {
+        let device = device::identify(path)?;
+        let meta = fs::metadata(&device.path).map_err(|e| Error::io(path.display(), &e))?;
+        let (major, minor) = (libc::major(meta.rdev()), libc::minor(meta.rdev()));
+        let node = match device.kind {
+            DeviceKind::File => return Ok(None),
+            // The disk's parent is what the driver is bound to.
+            DeviceKind::Block => format!("/sys/dev/block/{major}:{minor}/device"),
+            DeviceKind::Dax => format!("/sys/dev/char/{major}:{minor}"),
+        };
+        let (Some(range), Ok(node)) = (device.physical, fs::canonicalize(node)) else {
+            return Ok(None);
+        };
+        let (Ok(driver), Some(name)) = (fs::canonicalize(node.join("driver")), node.file_name())
+        else {
+            return Ok(None);
+        };
+        Ok(Some(Driven {
+            path: device.path,
+            range,
+            driver,
+            name: name.to_string_lossy().into_owned(),
+        }))
+    }
+
+    /// The memory.
+    #[must_use]
+    pub fn range(&self) -> PhysRange {
+        self.range
+    }
+
+    /// The driver's name, for people.
+    #[must_use]
+    pub fn driver(&self) -> String {
+        let name = self.driver.file_name().unwrap_or_default();
+        name.to_string_lossy().into_owned()
+    }
+
+    /// The command that gives the device back to its driver.
+    #[must_use]
+    pub fn giving_back(&self) -> String {
+        format!("echo {} > {}/bind", self.name, self.driver.display())
+    }
+
+    /// Takes the device from its driver, if it holds an RP-RAMFS that nobody uses.
+    ///
+    /// # Errors
+    /// As for opening and mounting the region; `System` where the driver does not let go.
+    pub fn take(self) -> Result<Taken> {
+        let spec = Spec::Path(self.path.clone());
+        // Nobody else has it, and it is ours. A lock that outlived the device would keep it from going.
+        let region = open(&spec, Access::ReadWrite)?;
+        fs_core::probe(&region, &UserHost::new())
+            .map_err(|e| Error::core(self.path.display(), e))?;
+        drop(region);
+        self.write("unbind").map_err(|e| {
+            let what = format!(
+                "{}: cannot take it from {}: {e}",
+                self.path.display(),
+                self.driver()
+            );
+            Error::new(Kind::System, what)
+        })?;
+        Ok(Taken(Some(self)))
+    }
+
+    fn write(&self, file: &str) -> std::io::Result<()> {
+        fs::write(self.driver.join(file), &self.name)
+    }
+}
+
+impl Taken {
+    /// Leaves the device without its driver.
+    #[must_use]
+    pub fn keep(mut self) -> Option<Driven> {
+        self.0.take()
+    }
+}
+
+impl Drop for Taken {
+    fn drop(&mut self) {
+        if let Some(driven) = self.0.take() {
+            if let Err(e) = driven.write("bind") {
+                log::warn!(
+                    "{}: {} does not take it back: {e}",
+                    driven.path.display(),
+                    driven.driver()
+                );
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_has_no_driver() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let path = dir.path().join("r");
+        fs::write(&path, vec![0; 1 << 20]).expect("write");
+        assert_eq!(Driven::of(&path).expect("a file"), None);
+    }
+}
