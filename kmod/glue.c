@@ -263,6 +263,16 @@ struct mutex *rpramfs_locks_new(unsigned int n)
 	return locks;
 }
 
+void rpramfs_lock(struct mutex *lock)
+{
+	mutex_lock(lock);
+}
+
+bool rpramfs_trylock(struct mutex *lock)
+{
+	return mutex_trylock(lock);
+}
+
 bool rpramfs_go_on(void)
 {
 	cond_resched();

@@ -57,6 +57,9 @@ void rpramfs_sb_end_intwrite(struct super_block *sb);
 int rpramfs_want_write(struct file *file);
 void rpramfs_drop_write(struct file *file);
 struct mutex *rpramfs_locks_new(unsigned int n);
+/* Macros where the kernel watches over locks. */
+void rpramfs_lock(struct mutex *lock);
+bool rpramfs_trylock(struct mutex *lock);
 
 /* In a long piece of work: lets others run. False if this task is to end. Macros. */
 bool rpramfs_go_on(void);

@@ -108,13 +108,13 @@ impl Host for KernelHost {
     #[inline]
     fn lock(&self, id: usize) {
         // SAFETY: a mutex of ours; the core runs in process context only.
-        unsafe { c::mutex_lock(self.mutex(id)) };
+        unsafe { c::rpramfs_lock(self.mutex(id)) };
     }
 
     #[inline]
     fn try_lock(&self, id: usize) -> bool {
         // SAFETY: as for `lock`.
-        unsafe { c::mutex_trylock(self.mutex(id)) != 0 }
+        unsafe { c::rpramfs_trylock(self.mutex(id)) }
     }
 
     #[inline]

@@ -15,6 +15,7 @@ pub(super) static OPERATIONS: Table<c::file_operations> = Table(c::file_operatio
     iterate_shared: Some(iterate),
     fsync: Some(fsync),
     unlocked_ioctl: Some(ioctl),
+    #[cfg(CONFIG_COMPAT)]
     compat_ioctl: Some(c::compat_ptr_ioctl),
     setlease: Some(c::generic_setlease),
     ..zeroed()

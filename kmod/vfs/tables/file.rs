@@ -25,6 +25,7 @@ pub(super) static OPERATIONS: Table<c::file_operations> = Table(c::file_operatio
     // MAP_SYNC: what was stored is in the region, and so is what says where.
     fop_flags: c::FOP_MMAP_SYNC,
     unlocked_ioctl: Some(ioctl),
+    #[cfg(CONFIG_COMPAT)]
     compat_ioctl: Some(c::compat_ptr_ioctl),
     setlease: Some(c::generic_setlease),
     ..zeroed()

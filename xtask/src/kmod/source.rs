@@ -37,8 +37,8 @@ const DEBUG_CONFIG: &str = "kmod/debug.config";
 
 pub struct Source {
     pub dir: PathBuf,
-    /// Which compilers it is built with, for `make`.
-    pub tools: &'static str,
+    /// Built with all that finds faults.
+    pub debug: bool,
 }
 
 impl Source {
@@ -51,7 +51,7 @@ impl Source {
     ) -> Result<Source> {
         let name = format!("kbuild/{release}");
         let dir = make(cache, kernels, release, userland, &name, RECIPE, prepare)?;
-        Ok(Source { dir, tools: "" })
+        Ok(Source { dir, debug: false })
     }
 
     /// The same version with all that finds faults switched on, built whole. The image lies in the
@@ -66,13 +66,21 @@ impl Source {
         let name = format!("kbuild/{release}-debug");
         let recipe = [RECIPE, &config].concat();
         let dir = make(cache, kernels, release, userland, &name, &recipe, build)?;
-        let tools = LLVM;
-        Ok(Source { dir, tools })
+        Ok(Source { dir, debug: true })
+    }
+
+    /// Which compilers it is built with, for `make`.
+    pub fn tools(&self) -> &'static str {
+        if self.debug {
+            LLVM
+        } else {
+            ""
+        }
     }
 
     /// A directory with the image alone, for the lab.
     pub fn kernel(&self) -> PathBuf {
-        self.dir.join("kernel")
+        self.dir.join("lab")
     }
 }
 
@@ -186,8 +194,8 @@ fn build(making: &Making) -> Result<()> {
     );
     making.run(&format!(
         "make -s {LLVM} -j$(nproc) bzImage modules
-         mkdir kernel; cp $(make -s {LLVM} image_name) kernel/vmlinuz
-         cp include/config/kernel.release kernel/release
+         mkdir lab; cp $(make -s {LLVM} image_name) lab/vmlinuz
+         cp include/config/kernel.release lab/release
          rm -f vmlinux vmlinux.o vmlinux.a .tmp_vmlinux*
          {NOT_KEPT}"
     ))
