@@ -9,6 +9,7 @@
 #![allow(unsafe_code)]
 
 use crate::error::{Error, Result};
+use core::mem::size_of;
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicU64, Ordering};
 
@@ -134,25 +135,84 @@ impl MappedRegion {
     }
 }
 
+/// What the processor stores at once, a whole number of aligned words: none of them is ever half done.
+#[cfg(all(target_arch = "x86_64", target_feature = "sse2"))]
+type Piece = core::arch::x86_64::__m128i;
+#[cfg(not(all(target_arch = "x86_64", target_feature = "sse2")))]
+type Piece = u64;
+
+const PIECE: usize = size_of::<Piece>();
+/// Pieces in one turn of a loop.
+const TURN: usize = 4;
+
+/// A run of bytes that will be stored: bytes up to the first whole piece, turns, pieces, and bytes behind
+/// the last whole word. Between the pieces and either end there may be one word.
+struct Parts {
+    head: usize,
+    words: usize,
+    turns: usize,
+    pieces: usize,
+    tail_words: usize,
+    tail: usize,
+}
+
+impl Parts {
+    fn of(dst: *const u8, len: usize) -> Self {
+        let head = dst.align_offset(8).min(len);
+        let rest = len - head;
+        let gap = dst.align_offset(PIECE).saturating_sub(head);
+        let words = gap.min(rest) / 8;
+        let rest = rest - 8 * words;
+        let turns = rest / (PIECE * TURN);
+        let rest = rest - PIECE * TURN * turns;
+        let pieces = rest / PIECE;
+        let rest = rest - PIECE * pieces;
+        Parts {
+            head,
+            words,
+            turns,
+            pieces,
+            tail_words: rest / 8,
+            tail: rest % 8,
+        }
+    }
+}
+
 /// Copies so that each aligned word of the target comes whole, whenever the processor stops: `memcpy` may
 /// be one long instruction (`rep movsb`) that can be interrupted behind any byte.
 ///
 /// # Safety
 /// As for [`core::ptr::copy_nonoverlapping`] with `len` bytes.
-unsafe fn copy_words(src: *const u8, dst: *mut u8, len: usize) {
-    let head = dst.align_offset(8).min(len);
-    let words = (len - head) / 8;
-    let tail = head + words * 8;
-    // SAFETY: the three parts make up the `len` bytes for which the caller vouches; `dst + head` is
-    // aligned, and the source is read without need of it.
+unsafe fn copy_words(mut src: *const u8, mut dst: *mut u8, len: usize) {
+    let parts = Parts::of(dst, len);
+    // SAFETY: the parts make up the `len` bytes for which the caller vouches, one behind the other; words
+    // and pieces are stored where they are aligned (`Parts::of`), and the source is read without need of
+    // it. Any bytes are a word, and a piece.
     unsafe {
-        core::ptr::copy_nonoverlapping(src, dst, head);
-        let from = src.add(head).cast::<u64>();
-        let to = dst.add(head).cast::<u64>();
-        for i in 0..words {
-            to.add(i).write_volatile(from.add(i).read_unaligned());
+        macro_rules! store {
+            ($what:ty, $times:expr) => {
+                for _ in 0..$times {
+                    let value = src.cast::<$what>().read_unaligned();
+                    dst.cast::<$what>().write_volatile(value);
+                    src = src.add(size_of::<$what>());
+                    dst = dst.add(size_of::<$what>());
+                }
+            };
         }
-        core::ptr::copy_nonoverlapping(src.add(tail), dst.add(tail), len - tail);
+        store!(u8, parts.head);
+        store!(u64, parts.words);
+        for _ in 0..parts.turns {
+            let values = src.cast::<[Piece; TURN]>().read_unaligned();
+            let to = dst.cast::<Piece>();
+            for (i, value) in values.into_iter().enumerate() {
+                to.add(i).write_volatile(value);
+            }
+            src = src.add(TURN * PIECE);
+            dst = dst.add(TURN * PIECE);
+        }
+        store!(Piece, parts.pieces);
+        store!(u64, parts.tail_words);
+        store!(u8, parts.tail);
     }
 }
 
@@ -161,27 +221,31 @@ unsafe fn copy_words(src: *const u8, dst: *mut u8, len: usize) {
 ///
 /// # Safety
 /// `dst` is valid for writes of `len` bytes.
-unsafe fn zero_words(dst: *mut u8, len: usize) {
-    /// Words that are stored in one turn of the loop.
-    const TURN: usize = 8;
-    let head = dst.align_offset(8).min(len);
-    let turns = (len - head) / (8 * TURN);
-    let tail = head + turns * 8 * TURN;
-    // SAFETY: the parts make up the `len` bytes for which the caller vouches; `dst + head` is aligned.
+unsafe fn zero_words(mut dst: *mut u8, len: usize) {
+    let parts = Parts::of(dst, len);
+    // SAFETY: as in `copy_words`; zeros are a word, and a piece.
     unsafe {
-        core::ptr::write_bytes(dst, 0, head);
-        let mut to = dst.add(head).cast::<u64>();
-        for _ in 0..turns {
-            for word in 0..TURN {
-                to.add(word).write_volatile(0);
+        let piece = core::mem::zeroed::<Piece>();
+        macro_rules! store {
+            ($value:expr, $what:ty, $times:expr) => {
+                for _ in 0..$times {
+                    dst.cast::<$what>().write_volatile($value);
+                    dst = dst.add(size_of::<$what>());
+                }
+            };
+        }
+        store!(0, u8, parts.head);
+        store!(0, u64, parts.words);
+        for _ in 0..parts.turns {
+            let to = dst.cast::<Piece>();
+            for i in 0..TURN {
+                to.add(i).write_volatile(piece);
             }
-            to = to.add(TURN);
+            dst = dst.add(TURN * PIECE);
         }
-        let words = (len - tail) / 8;
-        for word in 0..words {
-            to.add(word).write_volatile(0);
-        }
-        core::ptr::write_bytes(dst.add(tail + 8 * words), 0, len - tail - 8 * words);
+        store!(piece, Piece, parts.pieces);
+        store!(0, u64, parts.tail_words);
+        store!(0, u8, parts.tail);
     }
 }
 

@@ -155,3 +155,46 @@ impl Region for MemRegion {
 pub fn memcpy(to: &MemRegion, to_off: u64, from: &[u8]) {
     to.write(to_off, from).expect("inside");
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Whatever the alignments and the length: these bytes, and no others.
+    #[test]
+    fn copies_and_zeros_keep_to_their_range() {
+        const LEN: usize = 512;
+        let source: Vec<u8> = (0..LEN).map(|i| (i % 251) as u8 + 1).collect();
+        let mem = MemRegion::new(8192);
+        let old = [0xff; LEN];
+        let check = |from: usize, to: usize, expected: &dyn Fn(usize) -> u8, what: &str| {
+            let mut now = [0; LEN];
+            mem.read(0, &mut now).expect("inside");
+            for (i, byte) in now.iter().enumerate() {
+                let want = if (from..to).contains(&i) {
+                    expected(i - from)
+                } else {
+                    0xff
+                };
+                assert_eq!(*byte, want, "{what} {from}..{to}: byte {i}");
+            }
+        };
+        for start in 64..96 {
+            for len in (0..150).chain([200, 255, 256, 257]) {
+                let skew = (start * 7 + len) % 17;
+                let bytes = &source[skew..skew + len];
+                mem.write(0, &old).expect("inside");
+                mem.write(start as u64, bytes).expect("inside");
+                check(start, start + len, &|i| bytes[i], "write");
+                mem.write(4096 + skew as u64, bytes).expect("inside");
+                mem.write(0, &old).expect("inside");
+                mem.copy(4096 + skew as u64, start as u64, len as u64)
+                    .expect("inside");
+                check(start, start + len, &|i| bytes[i], "copy");
+                mem.write(0, &old).expect("inside");
+                mem.zero(start as u64, len as u64).expect("inside");
+                check(start, start + len, &|_| 0, "zero");
+            }
+        }
+    }
+}

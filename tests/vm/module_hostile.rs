@@ -19,7 +19,7 @@ pub fn run(lab: &Lab) -> Result<()> {
     let kernels = lab.kernels()?;
     let release = kernels.release("7.x")?;
     let module = kmod::module(lab.cache(), kernels, release)?;
-    on(lab, release, &module, 3000, 1)
+    on(lab, release, &module, 400, 1)
 }
 
 /// So many images on one kernel, which is so many times slower than others.

@@ -48,6 +48,9 @@ const STEPS: &[Step] = &[
     step("vm:module_reset", Daily, || vm::scenario("module_reset")),
     step("panic", Daily, panic),
     step("vm:module_mount", Daily, || vm::scenario("module_mount")),
+    step("vm:module_hostile", Daily, || {
+        vm::scenario("module_hostile")
+    }),
     step("vm:module_posix", Full, || vm::scenario("module_posix")),
     step("vm:module_posix_older", Full, || {
         vm::scenario("module_posix_older")
