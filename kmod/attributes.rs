@@ -11,6 +11,13 @@ use fs_core::{SetAttr, PAGE_SIZE};
 /// chmod, chown, truncate, utimes: what notify_change(9) has checked. The inode is locked.
 pub(crate) fn set(idmap: Idmap, dentry: &Dentry, change: &mut Change<'_>) -> Result {
     let inode = dentry.inode().ok_or(Errno::NO_ENTRY)?;
+    // A file that was open before can get here, and the VFS's own size changes before the core is asked.
+    if inode.is_sealed() {
+        return Err(Errno::PERMISSION);
+    }
+    if inode.mount().fs().is_read_only() {
+        return Err(Errno::READ_ONLY);
+    }
     change.prepare(idmap, dentry)?;
     let mut set = change.wanted(idmap, inode);
     match set.size {
@@ -56,6 +63,9 @@ fn resize(inode: &Inode, size: u64, set: &SetAttr) -> Result {
 pub(crate) fn touch(inode: &Inode, access: bool) -> Result {
     let fs = inode.mount().fs();
     let _meta = inode.meta(0);
+    if !access && inode.is_sealed() {
+        return Err(Errno::PERMISSION);
+    }
     inode.set_time_now(access);
     let [atime, mtime, ctime] = inode.times();
     if access {

@@ -174,7 +174,16 @@ pub(crate) fn write(io: &mut Kiocb<'_>, iter: &mut IovIter<'_>) -> Result<u64> {
                     break Err(Errno::FAULT);
                 }
             }
-            Err(e) => break Err(e.into()),
+            Err(e) => {
+                // Some pieces may be written. If that cannot be read, the first error is the one to tell.
+                let meta = inode.meta(0);
+                let _ = nodes::refresh(inode);
+                drop(meta);
+                if !inode.is_unmapped() {
+                    inode.forget_mappings(at, at + want);
+                }
+                break Err(e.into());
+            }
         }
     };
     io.advance(done);

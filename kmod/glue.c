@@ -21,6 +21,7 @@
 #include <linux/uio.h>
 #include <linux/uuid.h>
 #include <linux/version.h>
+#include <linux/writeback.h>
 
 unsigned int rpramfs_cpu(void)
 {
@@ -298,6 +299,56 @@ int rpramfs_break_layout(struct inode *inode, loff_t start, loff_t end)
 	else
 		end = round_up(end, PMD_SIZE) - 1;
 	return dax_break_layout(inode, start, end, wait_for_page);
+}
+
+s64 rpramfs_now(const struct super_block *sb)
+{
+	struct dentry *root = sb ? READ_ONCE(sb->s_root) : NULL;
+	struct timespec64 now;
+
+	if (root)
+		now = current_time(d_inode(root));
+	else
+		ktime_get_coarse_real_ts64(&now);
+	return timespec64_to_ns(&now);
+}
+
+int rpramfs_clean(struct inode *inode, struct dax_device *dax, loff_t start, loff_t end)
+{
+	struct writeback_control wbc = {
+		.sync_mode = WB_SYNC_ALL,
+		.nr_to_write = LONG_MAX,
+		.range_start = start,
+		.range_end = end,
+	};
+
+	if (!IS_DAX(inode) || !mapping_tagged(inode->i_mapping, PAGECACHE_TAG_DIRTY))
+		return 0;
+	return dax_writeback_mapping_range(inode->i_mapping, dax, &wbc);
+}
+
+int rpramfs_clean_all(struct super_block *sb, struct dax_device *dax)
+{
+	struct inode *inode, *last = NULL;
+	int error = 0;
+
+	spin_lock(&sb->s_inode_list_lock);
+	list_for_each_entry(inode, &sb->s_inodes, i_sb_list) {
+		if (!mapping_tagged(inode->i_mapping, PAGECACHE_TAG_DIRTY) || !igrab(inode))
+			continue;
+		/* The one that is held keeps its place in the list. */
+		spin_unlock(&sb->s_inode_list_lock);
+		iput(last);
+		last = inode;
+		error = rpramfs_clean(inode, dax, 0, LLONG_MAX);
+		cond_resched();
+		spin_lock(&sb->s_inode_list_lock);
+		if (error)
+			break;
+	}
+	spin_unlock(&sb->s_inode_list_lock);
+	iput(last);
+	return error;
 }
 
 size_t rpramfs_copy_to_iter(const void *from, size_t n, struct iov_iter *iter)

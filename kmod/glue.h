@@ -11,6 +11,7 @@
 #include <linux/rwsem.h>
 #include <linux/workqueue.h>
 
+struct dax_device;
 struct iov_iter;
 struct vm_area_desc;
 
@@ -67,6 +68,15 @@ bool rpramfs_go_on(void);
 /* Waits until nobody has pinned pages of the range; the invalidate lock is held, and let go while
  * waiting: a callback of the kernel's that is a plain C function. */
 int rpramfs_break_layout(struct inode *inode, loff_t start, loff_t end);
+
+/* What the clock says to times of files: the VFS's own has a floor that the coarse clock may lag behind, and
+ * needs a superblock, which may be null. */
+s64 rpramfs_now(const struct super_block *sb);
+
+/* Mappings may not store any more without a fault, which notes the time and waits where the mount is frozen:
+ * of a range of a file, of all files. The writeback_control and the list of inodes are C's. */
+int rpramfs_clean(struct inode *inode, struct dax_device *dax, loff_t start, loff_t end);
+int rpramfs_clean_all(struct super_block *sb, struct dax_device *dax);
 
 /* Copying without faults: pagefault_disable is inline. How many bytes came through. */
 size_t rpramfs_copy_to_iter(const void *from, size_t n, struct iov_iter *iter);

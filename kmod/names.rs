@@ -73,31 +73,33 @@ pub(crate) fn make(idmap: Idmap, dir: &Inode, dentry: &Dentry, make: Make<'_>) -
         nodes::refresh(dir)?;
         attr
     };
-    let born = nodes::born(dir.super_block(), &attr);
-    let dressed = born.and_then(|born| dress(born, dir, Some(dentry), &inherited));
-    dressed.inspect_err(|_| {
-        let _meta = dir.meta(0);
-        // Half made is not made. If that fails too, the first error is the one to tell.
-        let _ = if attr.mode & S_IFMT == S_IFDIR {
-            fs.rmdir(dir.ino(), dentry.name())
-        } else {
-            fs.unlink(dir.ino(), dentry.name())
-        }
-        .and_then(|gone| fs.evict(gone.ino));
+    // Half made is not made. If that fails too, the first error is the one to tell.
+    let take_back = || match attr.mode & S_IFMT {
+        S_IFDIR => fs.rmdir(dir.ino(), dentry.name()),
+        _ => fs.unlink(dir.ino(), dentry.name()),
+    };
+    let born = nodes::born(dir.super_block(), &attr).inspect_err(|_| {
+        let _dir = dir.meta(0);
+        // Nobody has it.
+        let _ = take_back().and_then(|gone| fs.evict(gone.ino));
         let _ = nodes::refresh(dir);
-    })
+    })?;
+    let dressed = dress(&born, dir, Some(dentry), &inherited);
+    dressed.inspect_err(|_| {
+        let _dir = dir.meta(0);
+        let _born = born.meta(2);
+        // Somebody may have it by a file handle: its end takes it back.
+        let _ = take_back();
+        let _ = nodes::refresh(&born);
+        let _ = nodes::refresh(dir);
+    })?;
+    Ok(born)
 }
 
 /// What else a new inode has from its directory: access control lists, a label.
-fn dress(
-    born: Got,
-    dir: &Inode,
-    dentry: Option<&Dentry>,
-    inherited: &acl::Inherited,
-) -> Result<Got> {
-    inherited.apply(&born)?;
-    Label::apply(&born, dir, dentry)?;
-    Ok(born)
+fn dress(born: &Inode, dir: &Inode, dentry: Option<&Dentry>, inherited: &acl::Inherited) -> Result {
+    inherited.apply(born)?;
+    Label::apply(born, dir, dentry)
 }
 
 /// Makes a file without a name.
@@ -113,7 +115,8 @@ pub(crate) fn make_nameless(idmap: Idmap, dir: &Inode, mode: u32) -> Result<Got>
         let _ = fs.evict(attr.ino);
     })?;
     // From here on, the end of the last reference takes it back.
-    dress(born, dir, None, &inherited)
+    dress(&born, dir, None, &inherited)?;
+    Ok(born)
 }
 
 /// Gives an inode one more name.

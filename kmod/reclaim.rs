@@ -47,7 +47,10 @@ impl Reclaim {
                     // Open, and unlinked since: its end takes it back.
                     return Ok(false);
                 }
-                work().map(|()| true)
+                let done = work();
+                // Fewer pages; if that cannot be read, it was reported.
+                let _ = nodes::refresh(&inode);
+                done.map(|()| true)
             }
             // No name leads to it, and file handles are refused too: it is ours alone.
             Err(Errno::STALE) => work().map(|()| true),

@@ -67,6 +67,11 @@ fn mount(options: &mut Options) -> Result<u8> {
     let why = match module::choose(options)? {
         Choice::Module(range) => return module::mount(options, range).map(|()| 0),
         Choice::Device(device) => return module::mount_device(options, device).map(|()| 0),
+        Choice::Nobody => {
+            let (spec, dir) = (&options.spec, options.dir.display());
+            log::warn!("{spec}: its memory is mounted on {dir} already");
+            return Ok(0);
+        }
         Choice::Fuse(why) => why,
     };
     let mounted = || log::info!("mounted through FUSE: {why}");
@@ -87,6 +92,7 @@ fn mount(options: &mut Options) -> Result<u8> {
 fn pretend(options: &Options) -> Result<u8> {
     let by = match module::choose(options)? {
         Choice::Module(_) => "by the kernel module".to_owned(),
+        Choice::Nobody => "anew, as it is mounted there already".to_owned(),
         Choice::Device(device) => {
             format!("by the kernel module, taken from {}", device.driver())
         }

@@ -27,6 +27,8 @@ pub enum Choice {
     Module(PhysRange),
     /// The kernel module, the memory of this device.
     Device(Driven),
+    /// Nobody: the device is gone since its memory was mounted there.
+    Nobody,
     /// FUSE, for this reason.
     Fuse(String),
 }
@@ -51,6 +53,9 @@ pub fn choose(options: &Options) -> Result<Choice> {
     let spec = options.region()?;
     let named = match &spec {
         Spec::Path(_) if !must => return fuse("the source is a path"),
+        Spec::Path(path) if !path.exists() && is_there_already(options) => {
+            return Ok(Choice::Nobody)
+        }
         Spec::Path(path) => Some(device(path)?),
         _ => None,
     };
@@ -87,6 +92,12 @@ pub fn choose(options: &Options) -> Result<Choice> {
         )),
         other => fuse(&format!("the region is {other}")),
     }
+}
+
+/// Is a region of the kernel module's mounted where this is to be?
+fn is_there_already(options: &Options) -> bool {
+    let mounts = Uses::system().kernel_mounts();
+    mounts.iter().any(|m| Path::new(&m.on) == options.dir)
 }
 
 fn refused(what: String, hint: &str) -> Error {

@@ -3,7 +3,8 @@
 
 use crate::device::{self, DeviceKind};
 use crate::{open, Access, Error, Kind, PhysRange, Result, Spec, UserHost};
-use std::fs;
+use std::fs::{self, File, OpenOptions};
+use std::io::Write;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -19,7 +20,11 @@ pub struct Driven {
 
 /// A device without its driver, which gets it back unless [`Taken::keep`] is called.
 #[derive(Debug)]
-pub struct Taken(Option<Driven>);
+pub struct Taken {
+    driven: Option<Driven>,
+    /// The driver's `bind`: the caller may be in another mount namespace by then.
+    bind: File,
+}
 
 impl Driven {
     /// The driver of a device, and where its memory is. `None` for a file, and for a device that
@@ -82,7 +87,13 @@ impl Driven {
         fs_core::probe(&region, &UserHost::new())
             .map_err(|e| Error::core(self.path.display(), e))?;
         drop(region);
-        self.write("unbind").map_err(|e| {
+        let control = |file: &str| OpenOptions::new().write(true).open(self.driver.join(file));
+        let unbind = || {
+            let bind = control("bind")?;
+            control("unbind")?.write_all(self.name.as_bytes())?;
+            Ok(bind)
+        };
+        let bind = unbind().map_err(|e: std::io::Error| {
             let what = format!(
                 "{}: cannot take it from {}: {e}",
                 self.path.display(),
@@ -90,11 +101,8 @@ impl Driven {
             );
             Error::new(Kind::System, what)
         })?;
-        Ok(Taken(Some(self)))
-    }
-
-    fn write(&self, file: &str) -> std::io::Result<()> {
-        fs::write(self.driver.join(file), &self.name)
+        let driven = Some(self);
+        Ok(Taken { driven, bind })
     }
 }
 
@@ -102,14 +110,14 @@ impl Taken {
     /// Leaves the device without its driver.
     #[must_use]
     pub fn keep(mut self) -> Option<Driven> {
-        self.0.take()
+        self.driven.take()
     }
 }
 
 impl Drop for Taken {
     fn drop(&mut self) {
-        if let Some(driven) = self.0.take() {
-            if let Err(e) = driven.write("bind") {
+        if let Some(driven) = self.driven.take() {
+            if let Err(e) = self.bind.write_all(driven.name.as_bytes()) {
                 log::warn!(
                     "{}: {} does not take it back: {e}",
                     driven.path.display(),

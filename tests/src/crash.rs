@@ -418,6 +418,9 @@ pub fn ends(case: &Case, rec: &Recording) -> Result<Allowed, String> {
     })
 }
 
+/// A region in which a look at a state takes so long that recovery is stopped at some of its stores only.
+const LARGE: u64 = 256 << 20;
+
 fn run_case(case: &Case, effort: &Effort) -> Tally {
     let mut tally = Tally {
         cases: 1,
@@ -506,7 +509,8 @@ fn run_case(case: &Case, effort: &Effort) -> Tally {
                 let inner = log.ordered(*order);
                 let mut stops = log.points(effort.bulk, 8);
                 let most = match n {
-                    0 => effort.recovery_stops,
+                    0 if case.bytes <= LARGE => effort.recovery_stops,
+                    0 => effort.recovery_stops.min(40),
                     _ => effort.recovery_stops_later,
                 };
                 while stops.len() > most {

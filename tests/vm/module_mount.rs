@@ -69,6 +69,8 @@ fn device(guest: &Guest) -> Result<()> {
     let back = back.and_then(|rest| rest.split(" gives it back").next());
     let back = back.with_context(|| said.clone())?;
     guest.run("[ ! -e /dev/pmem0 ] && grep -q 1 /mnt/one && echo 2 > /mnt/two")?;
+    let again = says(guest, &format!("{mount} /mnt"))?;
+    ensure!(again.contains("mounted on /mnt already"), "{again}");
     unmount(guest)?;
     guest.run(format!("{back} && fsck.rpramfs -n /dev/pmem0"))?;
     guest.run("mount -t rpramfs /dev/pmem0 /mnt && grep -q 2 /mnt/two")?;

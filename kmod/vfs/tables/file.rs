@@ -73,17 +73,21 @@ unsafe extern "C" fn write_iter(io: *mut c::kiocb, iter: *mut c::iov_iter) -> is
     long(data::write(&mut io, &mut iter).map(|n| n as i64)) as isize
 }
 
-/// Everything is where it belongs when an operation returns.
+/// Everything is where it belongs when an operation returns; but the next store through a mapping is to
+/// note its time.
 ///
 /// # Safety
 /// Called by the VFS with an open file or directory of ours.
 pub(super) unsafe extern "C" fn fsync(
-    _: *mut c::file,
-    _: c::loff_t,
-    _: c::loff_t,
+    file: *mut c::file,
+    start: c::loff_t,
+    end: c::loff_t,
     _: c_int,
 ) -> c_int {
-    0
+    // SAFETY: by the contract.
+    let inode = unsafe { File::from_raw(file) }.inode();
+    // SAFETY: the inode lives as long as the file, and the device as long as the mount.
+    unsafe { c::rpramfs_clean(inode.raw(), inode.mount().claim().dax(), start, end) }
 }
 
 /// # Safety

@@ -10,6 +10,8 @@ use kernel::ffi::c_int;
 pub(crate) static SUPER_OPERATIONS: Table<c::super_operations> = Table(c::super_operations {
     alloc_inode: Some(c::rpramfs_alloc_inode),
     free_inode: Some(c::rpramfs_free_inode),
+    // Dentries do the caching. An inode that was ever mapped counts as dirty, and would stay for ever.
+    drop_inode: Some(c::inode_just_drop),
     evict_inode: Some(evict_inode),
     statfs: Some(statfs),
     sync_fs: Some(sync_fs),
@@ -62,10 +64,11 @@ unsafe extern "C" fn sync_fs(_: *mut c::super_block, _: c_int) -> c_int {
     0
 }
 
-/// Who wants to write waits in the VFS: nothing is left to be done.
+/// Who wants to write waits in the VFS; who stores through a mapping shall fault, and wait there too.
 ///
 /// # Safety
-/// Called by the VFS.
-unsafe extern "C" fn freeze_fs(_: *mut c::super_block) -> c_int {
-    0
+/// Called by the VFS with a superblock of ours, when faults that store wait already.
+unsafe extern "C" fn freeze_fs(sb: *mut c::super_block) -> c_int {
+    // SAFETY: by the contract.
+    unsafe { c::rpramfs_clean_all(sb, Super::from_raw(sb).mount().claim().dax()) }
 }

@@ -1208,6 +1208,43 @@ static void handle_again(void)
 	close(mount);
 }
 
+// Times follow stores through a mapping, after each msync anew.
+static void stamps(void)
+{
+	int fd = filled("f", 2 * PAGE, 1);
+	char *p = map(fd, 2 * PAGE, MAP_SHARED);
+	struct stat before, after;
+
+	for (int round = 0; round < 3; round++) {
+		OK(fstat(fd, &before) == 0);
+		usleep(50000);
+		p[PAGE] = (char)round;
+		OK(msync(p, 2 * PAGE, MS_SYNC) == 0);
+		OK(fstat(fd, &after) == 0);
+		OK(memcmp(&before.st_mtim, &after.st_mtim, sizeof(after.st_mtim)) != 0);
+	}
+	// What was asked for is done before anything is changed by it.
+	OK(fchmod(fd, 04755) == 0 && ioctl(fd, _IO('R', 0x70)) == 0);
+	OK(fstat(fd, &before) == 0);
+	usleep(50000);
+	ERR(EPERM, ftruncate(fd, 2 * PAGE));
+	ERR(EPERM, ftruncate(fd, 0));
+	OK(fstat(fd, &after) == 0 && after.st_size == 2 * PAGE && after.st_mode == before.st_mode);
+	OK(memcmp(&before.st_mtim, &after.st_mtim, sizeof(after.st_mtim)) == 0);
+	OK(ioctl(fd, _IO('R', 0x71)) == 0);
+	munmap(p, 2 * PAGE);
+	close(fd);
+}
+
+static void *store_frozen(void *arg)
+{
+	int *marks = arg;
+
+	shared[2 * PAGE] = 2;
+	write(marks[1], "x", 1);
+	return NULL;
+}
+
 static void frozen(void)
 {
 	int dir = open(".", O_RDONLY | O_DIRECTORY), status = -1;
@@ -1215,9 +1252,15 @@ static void frozen(void)
 	char *p = map(fd, MIB, MAP_SHARED), c;
 	int marks[2];
 
+	pthread_t thread;
+
 	OK(unlink("gone-too") == 0);
 	OK(pipe(marks) == 0);
+	// This page needs no fault any more, until the filesystem is frozen.
+	shared = p;
+	p[2 * PAGE] = 1;
 	OK(ioctl(dir, FIFREEZE, 0) == 0);
+	OK(pthread_create(&thread, NULL, store_frozen, marks) == 0);
 	ERR(EBUSY, ioctl(dir, FIFREEZE, 0));
 	OK(pread(fd, &c, 1, 0) == 1 && p[PAGE] == p[PAGE]);
 	pid_t children[4];
@@ -1241,6 +1284,7 @@ static void frozen(void)
 	ioctl(marks[0], FIONREAD, &n);
 	OK(n == 0);
 	OK(ioctl(dir, FITHAW, 0) == 0);
+	OK(pthread_join(thread, NULL) == 0 && p[2 * PAGE] == 2);
 	for (int i = 0; i < 4; i++)
 		OK(waitpid(children[i], &status, 0) == children[i] && status == 0);
 	OK(access("frozen", F_OK) == 0 && getxattr("f", "user.x", NULL, 0) == 1);
@@ -1327,6 +1371,7 @@ static const struct {
 	{ "groups", groups, 0 },
 	{ "handles", handles, 0 },
 	{ "misc", misc, 0 },
+	{ "stamps", stamps, 0 },
 	{ "frozen", frozen, 0 },
 	// Only by name.
 	{ "handle_again", handle_again, 1 },
