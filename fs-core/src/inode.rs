@@ -455,7 +455,13 @@ impl<R: Region, H: Host> Tx<'_, R, H> {
             Err(Error::Stale) => Err(Error::corrupt(off, "inode shard: inode out of bounds")),
             other => other,
         };
-        *i = Inode::new(at?, ino);
+        let at = at?;
+        let mut old = [0; SECTOR as usize];
+        self.peek(at, &mut old)?;
+        if get32(&old, 0) == INODE_MAGIC && fs.check_sum(at, &mut old).is_ok() {
+            return Err(Error::corrupt(off, "inode shard: an inode that was used").into());
+        }
+        *i = Inode::new(at, ino);
         i.set_generation(fs.host.random() as u32 >> 1);
         i.set_flags(iflag::IN_USE);
         self.inodes += 1;

@@ -533,7 +533,9 @@ fn check_table<R: Region, H: Host>(fs: &Fs<R, H>, base: u64, n: u64) -> Result<(
         if home < PAGE || home >= fs.geo.total_pages * PAGE {
             return bad("journal entry outside the region");
         }
-        if (journal..journal_end).contains(&home) && home != base + slot::ACCOUNT {
+        if (journal..journal_end).contains(&home)
+            && (home - journal) % (slot::PAGES * PAGE) != slot::ACCOUNT
+        {
             return bad("journal entry names the journal");
         }
         for k in 0..i {

@@ -185,13 +185,16 @@ impl<R: Region, H: Host> Fs<R, H> {
     pub(crate) fn next_pending(&self, set: u64, after: Ino) -> Result<Option<Ino>> {
         let mut after = after;
         loop {
+            let Some(from) = after.checked_add(1) else {
+                return Ok(None);
+            };
             let id = lock::PENDING + set as usize;
             self.host.lock(id);
             let mut s = Inode::NONE;
             let owner = layout::PENDING_OWNER + set;
             let found = self
                 .system_inode(self, system::PENDING + set, owner, &mut s)
-                .and_then(|()| record::find_ge(self, &s, after.saturating_add(1)));
+                .and_then(|()| record::find_ge(self, &s, from));
             self.host.unlock(id);
             match found? {
                 Some(r) if r[2] == self.epoch => after = r[0],

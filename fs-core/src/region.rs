@@ -145,63 +145,60 @@ const PIECE: usize = size_of::<Piece>();
 /// Pieces in one turn of a loop.
 const TURN: usize = 4;
 
-/// A run of bytes that will be stored: bytes up to the first whole piece, turns, pieces, and bytes behind
-/// the last whole word. Between the pieces and either end there may be one word.
-struct Parts {
-    head: usize,
-    words: usize,
-    turns: usize,
-    pieces: usize,
-    tail_words: usize,
-    tail: usize,
-}
-
-impl Parts {
-    fn of(dst: *const u8, len: usize) -> Self {
-        let head = dst.align_offset(8).min(len);
-        let rest = len - head;
-        let gap = dst.align_offset(PIECE).saturating_sub(head);
-        let words = gap.min(rest) / 8;
-        let rest = rest - 8 * words;
-        let turns = rest / (PIECE * TURN);
-        let rest = rest - PIECE * TURN * turns;
-        let pieces = rest / PIECE;
-        let rest = rest - PIECE * pieces;
-        Parts {
-            head,
-            words,
-            turns,
-            pieces,
-            tail_words: rest / 8,
-            tail: rest % 8,
-        }
-    }
-}
-
-/// Copies so that each aligned word of the target comes whole, whenever the processor stops: `memcpy` may
-/// be one long instruction (`rep movsb`) that can be interrupted behind any byte.
-///
-/// # Safety
-/// As for [`core::ptr::copy_nonoverlapping`] with `len` bytes.
-unsafe fn copy_words(mut src: *const u8, mut dst: *mut u8, len: usize) {
-    let parts = Parts::of(dst, len);
-    // SAFETY: the parts make up the `len` bytes for which the caller vouches, one behind the other; words
-    // and pieces are stored where they are aligned (`Parts::of`), and the source is read without need of
-    // it. Any bytes are a word, and a piece.
-    unsafe {
-        macro_rules! store {
-            ($what:ty, $times:expr) => {
-                for _ in 0..$times {
-                    let value = src.cast::<$what>().read_unaligned();
-                    dst.cast::<$what>().write_volatile(value);
-                    src = src.add(size_of::<$what>());
-                    dst = dst.add(size_of::<$what>());
+/// Stores a run of bytes from `$dst` on, piece by piece, each where it is aligned: `$store!(type)` stores one
+/// of that type and moves on, `$turn` several at once.
+macro_rules! in_pieces {
+    ($dst:ident, $rest:ident, $store:ident, $turn:block) => {
+        macro_rules! edge {
+            ($what:ty, $wanted:expr) => {
+                if $wanted && $rest >= size_of::<$what>() {
+                    $store!($what);
                 }
             };
         }
-        store!(u8, parts.head);
-        store!(u64, parts.words);
-        for _ in 0..parts.turns {
+        edge!(u8, $dst as usize & 1 != 0);
+        edge!(u16, $dst as usize & 2 != 0);
+        edge!(u32, $dst as usize & 4 != 0);
+        edge!(u64, $dst as usize & (PIECE - 8) != 0);
+        while $rest >= TURN * PIECE {
+            $turn
+        }
+        while $rest >= PIECE {
+            $store!(Piece);
+        }
+        while $rest >= 8 {
+            $store!(u64);
+        }
+        edge!(u32, true);
+        edge!(u16, true);
+        edge!(u8, true);
+    };
+}
+
+/// Copies so that each aligned word of the target comes whole, whenever the processor stops: `memcpy` may
+/// be one long instruction (`rep movsb`) that can be interrupted behind any byte. Of the words at the two
+/// ends that are not all in the range, it may be a part.
+///
+/// # Safety
+/// As for [`core::ptr::copy_nonoverlapping`] with `len` bytes.
+#[allow(unused_assignments)] // behind the last piece
+unsafe fn copy_words(mut src: *const u8, mut dst: *mut u8, len: usize) {
+    let mut rest = len;
+    // SAFETY: what is stored is behind the last and no more than is left of the `len` bytes for which the
+    // caller vouches. A type is stored only where it is aligned: the first edges make it so, and if the
+    // bytes ran out on the way, what is left is smaller than what they aligned for. The source is read
+    // without need of that, and any bytes are of these types.
+    unsafe {
+        macro_rules! store {
+            ($what:ty) => {
+                let value = src.cast::<$what>().read_unaligned();
+                dst.cast::<$what>().write_volatile(value);
+                src = src.add(size_of::<$what>());
+                dst = dst.add(size_of::<$what>());
+                rest -= size_of::<$what>();
+            };
+        }
+        in_pieces!(dst, rest, store, {
             let values = src.cast::<[Piece; TURN]>().read_unaligned();
             let to = dst.cast::<Piece>();
             for (i, value) in values.into_iter().enumerate() {
@@ -209,10 +206,8 @@ unsafe fn copy_words(mut src: *const u8, mut dst: *mut u8, len: usize) {
             }
             src = src.add(TURN * PIECE);
             dst = dst.add(TURN * PIECE);
-        }
-        store!(Piece, parts.pieces);
-        store!(u64, parts.tail_words);
-        store!(u8, parts.tail);
+            rest -= TURN * PIECE;
+        });
     }
 }
 
@@ -221,31 +216,26 @@ unsafe fn copy_words(mut src: *const u8, mut dst: *mut u8, len: usize) {
 ///
 /// # Safety
 /// `dst` is valid for writes of `len` bytes.
+#[allow(unused_assignments)] // behind the last piece
 unsafe fn zero_words(mut dst: *mut u8, len: usize) {
-    let parts = Parts::of(dst, len);
-    // SAFETY: as in `copy_words`; zeros are a word, and a piece.
+    let mut rest = len;
+    // SAFETY: as in `copy_words`; zeros are of any of these types.
     unsafe {
-        let piece = core::mem::zeroed::<Piece>();
         macro_rules! store {
-            ($value:expr, $what:ty, $times:expr) => {
-                for _ in 0..$times {
-                    dst.cast::<$what>().write_volatile($value);
-                    dst = dst.add(size_of::<$what>());
-                }
+            ($what:ty) => {
+                dst.cast::<$what>().write_volatile(core::mem::zeroed());
+                dst = dst.add(size_of::<$what>());
+                rest -= size_of::<$what>();
             };
         }
-        store!(0, u8, parts.head);
-        store!(0, u64, parts.words);
-        for _ in 0..parts.turns {
+        in_pieces!(dst, rest, store, {
             let to = dst.cast::<Piece>();
             for i in 0..TURN {
-                to.add(i).write_volatile(piece);
+                to.add(i).write_volatile(core::mem::zeroed());
             }
             dst = dst.add(TURN * PIECE);
-        }
-        store!(piece, Piece, parts.pieces);
-        store!(0, u64, parts.tail_words);
-        store!(0, u8, parts.tail);
+            rest -= TURN * PIECE;
+        });
     }
 }
 

@@ -555,6 +555,9 @@ impl<R: Region, H: Host> Tx<'_, R, H> {
                 break;
             };
             if child < from {
+                if wrapped {
+                    break;
+                }
                 wrapped = true;
             }
             if wrapped && child >= start {

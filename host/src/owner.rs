@@ -51,7 +51,9 @@ pub fn alive(owner: &Owner) -> bool {
     }
     match fs::read_to_string(format!("/proc/{}/stat", owner.pid)) {
         Ok(stat) => match parse_stat(&stat) {
-            Some((state, start)) => start == owner.start && !matches!(state, 'Z' | 'X' | 'x'),
+            Some((state, start)) => {
+                (owner.start == 0 || start == owner.start) && !matches!(state, 'Z' | 'X' | 'x')
+            }
             None => true,
         },
         // ENOENT: no such process. ESRCH: it ended while we read.

@@ -3,6 +3,7 @@
 //! not. An answer is right or it is `Corrupt`; it comes in time and on a small stack.
 
 mod constructed;
+mod lies;
 
 use fs_core::layout::{name_key, node, shard, system, IFRONTIER_CAPACITY, IFRONTIER_NEXT, PAGE};
 use fs_core::{

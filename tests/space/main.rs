@@ -10,7 +10,7 @@ use fs_core::{
 };
 use rpramfs_tests::checker;
 use rpramfs_tests::fixture::{audit, drain, format, mount};
-use rpramfs_tests::host::{own_cpu, TestHost};
+use rpramfs_tests::host::{own_cpu, set_cpu, TestHost};
 use rpramfs_tests::mem::MemRegion;
 use rpramfs_tests::record::{Metered, Polite};
 use rpramfs_tests::script::new;
@@ -364,4 +364,68 @@ fn space_search_for_a_run_is_bounded() {
     drain(&fs).expect("drain");
     let (region, host) = fs.into_parts();
     checker::clean(&region, &host).expect("clean");
+}
+
+/// A run that lies in another group is found, also where the only room of the first is below the place at
+/// which a processor begins to look.
+#[test]
+fn a_run_in_another_group_is_found() {
+    let fs = made(MemRegion::new(2 << 30));
+    let make = |name: &str| {
+        fs.create(ROOT_INO, name.as_bytes(), &new(S_IFREG | 0o644))
+            .unwrap()
+            .ino
+    };
+    let (big, f) = (make("big"), make("f"));
+    let others: Vec<_> = (0..100).map(|n| make(&format!("o{n}"))).collect();
+    let keep = Fallocate::Allocate { keep_size: false };
+    let mut end = 0;
+    for step in [1 << 24, 1 << 20, 1 << 16, PAGE_SIZE] {
+        while fs.fallocate(big, keep, end, step).is_ok() {
+            end += step;
+        }
+    }
+    let chunk_of = |file_page: u64| fs.extent_at(big, file_page).unwrap().unwrap().page / 512;
+    // Single pages in four whole chunks of group 0 that lie below 16.
+    let low: Vec<u64> = (0..end / PAGE_SIZE / 512)
+        .map(|c| c * 512)
+        .filter(|p| (4..12).contains(&chunk_of(*p)) && chunk_of(p + 511) == chunk_of(*p))
+        .take(6)
+        .collect();
+    assert!(low.len() >= 4, "{low:?}");
+    for p in &low {
+        for k in (1..512).step_by(2) {
+            fs.fallocate(big, Fallocate::PunchHole, (p + k) * PAGE_SIZE, PAGE_SIZE)
+                .unwrap();
+        }
+    }
+    // What was kept back lay together: others have that now.
+    let mut o = others.iter();
+    for size in [65_536usize, 32_768, 16_384, 8_192] {
+        loop {
+            match fs.setxattr(
+                *o.next().unwrap(),
+                b"user.big",
+                &vec![2; size],
+                XattrMode::Either,
+            ) {
+                Ok(()) => {}
+                Err(Error::NoSpace) => break,
+                Err(e) => panic!("{e:?}"),
+            }
+        }
+    }
+    assert!(fs.statfs().available > 40);
+    // Sixteen pages in one run, in group 1.
+    let p = (0..end / PAGE_SIZE / 512)
+        .map(|c| c * 512)
+        .find(|p| chunk_of(*p) >= 512 + 100)
+        .unwrap()
+        + 64;
+    fs.fallocate(big, Fallocate::PunchHole, p * PAGE_SIZE, 16 * PAGE_SIZE)
+        .unwrap();
+    set_cpu(1);
+    let found = fs.setxattr(f, b"user.big", &vec![1; 65_536], XattrMode::Either);
+    set_cpu(0);
+    assert_eq!(found, Ok(()));
 }

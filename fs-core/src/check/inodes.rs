@@ -210,6 +210,12 @@ impl Checker<'_, '_> {
             inode.seal = 0;
             inode.flags &= !iflag::SEALED;
         }
+        if inode.is_seal()
+            && inode.xattr != 0
+            && wrong("a seal with attributes".into(), "cleared", self)?
+        {
+            inode.xattr = 0;
+        }
         let mut info = Info {
             ino,
             generation: inode.generation,

@@ -1260,7 +1260,6 @@ static void frozen(void)
 	shared = p;
 	p[2 * PAGE] = 1;
 	OK(ioctl(dir, FIFREEZE, 0) == 0);
-	OK(pthread_create(&thread, NULL, store_frozen, marks) == 0);
 	ERR(EBUSY, ioctl(dir, FIFREEZE, 0));
 	OK(pread(fd, &c, 1, 0) == 1 && p[PAGE] == p[PAGE]);
 	pid_t children[4];
@@ -1279,6 +1278,8 @@ static void frozen(void)
 			_exit(0);
 		}
 	}
+	// Behind the last fork: in its fault it keeps the address space from being copied.
+	OK(pthread_create(&thread, NULL, store_frozen, marks) == 0);
 	usleep(300000);
 	int n = 0;
 	ioctl(marks[0], FIONREAD, &n);
