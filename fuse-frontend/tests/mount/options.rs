@@ -24,7 +24,7 @@ fn refusals_have_the_exit_codes_of_mount() {
     }
     let mut mount = Mount::unmounted(64 << 20);
     refused(&mount, &["-o", "frobnicate"], 1, "frobnicate");
-    refused(&mount, &["-o", "kernel"], 32, "physical memory only");
+    refused(&mount, &["-o", "kernel"], 32, "no physical memory");
     refused(&mount, &["extra"], 1, "too many");
     let nowhere = |spec: &str, dir: &str| {
         let output = Command::new(PROGRAM)
