@@ -2,7 +2,7 @@
 //! Kernels that panic with a region mounted by the module: as many as asked for, and what was lost.
 
 use crate::host;
-use crate::lab::Lab;
+use crate::lab::{EmulatorFault, Lab};
 use crate::scenarios::sudden_end::{self, Course, End, Findings, Modules};
 use anyhow::{ensure, Result};
 use serde_json::json;
@@ -42,7 +42,13 @@ pub fn run(count: u64, seed: u64) -> Result<()> {
             scope.spawn(move || {
                 while let Some(course) = courses.get(next.fetch_add(1, Ordering::Relaxed)) {
                     let begin = Instant::now();
-                    let result = sudden_end::run(&lab, modules, course);
+                    let mut result = sudden_end::run(&lab, modules, course);
+                    if let Err(e) = &result {
+                        if e.downcast_ref::<EmulatorFault>().is_some() {
+                            println!("{e}: once more");
+                            result = sudden_end::run(&lab, modules, course);
+                        }
+                    }
                     note(course, result, begin.elapsed(), &lab, sums);
                     let written = figures(&sums.lock().expect("nobody panics"), seed, start);
                     if let Err(e) = written {

@@ -5,7 +5,7 @@ use super::accel::{self, Accel};
 use super::agent::Agent;
 use super::cache::Cache;
 use super::console::Console;
-use super::guest::Guest;
+use super::guest::{EmulatorFault, Guest};
 use super::initrd::{self, Contents};
 use super::kernel::{Kernel, Kernels};
 use super::ledger::Ledger;
@@ -257,6 +257,16 @@ impl Lab {
 
     /// Boots a guest and waits for its init.
     pub fn boot(&self, boot: &Boot) -> Result<Guest> {
+        match self.boot_once(boot) {
+            Err(e) if e.downcast_ref::<EmulatorFault>().is_some() => {
+                println!("lab: {e}; booting once more");
+                self.boot_once(boot)
+            }
+            other => other,
+        }
+    }
+
+    fn boot_once(&self, boot: &Boot) -> Result<Guest> {
         let (kernel, initrd) = self.prepare(boot)?;
         let accel = self.accel()?;
         let dir = self.dir();

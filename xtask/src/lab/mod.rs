@@ -36,7 +36,7 @@ mod userland;
 pub use apt::{unpack, Apt};
 pub use cache::{hex, key, Cache};
 pub use filesystem::Filesystem;
-pub use guest::Guest;
+pub use guest::{EmulatorFault, Guest};
 pub use kernel::Kernels;
 pub use lab::{Boot, Lab};
 pub use region::{Region, Size};
