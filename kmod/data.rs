@@ -105,13 +105,14 @@ fn in_place(inode: &Inode, meta: &MetaShared<'_>, at: u64, len: u64) -> Option<u
 fn overwrite(inode: &Inode, at: u64, iter: &IovIter<'_>) -> bool {
     let fs = inode.mount().fs();
     let len = iter.count();
+    // The inode's lock keeps the size.
+    if at.checked_add(len).is_none_or(|end| end > inode.size()) {
+        return false;
+    }
     let meta = inode.meta_shared();
     let [_, modified, changed] = inode.times();
     let now = fs.host().now();
-    let bytes_only = at.checked_add(len).is_some_and(|end| end <= inode.size())
-        && (modified, changed) == (now, now)
-        && !inode.is_sealed()
-        && !fs.is_read_only();
+    let bytes_only = (modified, changed) == (now, now) && !inode.is_sealed() && !fs.is_read_only();
     let to = bytes_only
         .then(|| in_place(inode, &meta, at, len))
         .flatten();

@@ -6,65 +6,13 @@ mod common;
 
 use common::*;
 use fs_core::{
-    Error, Fallocate, Fs, MountOptions, OwnerKind, Region, RenameMode, Result, SetAttr, XattrMode,
-    ROOT_INO, S_IFDIR, S_IFLNK, S_IFREG,
+    Fallocate, Fs, MountOptions, OwnerKind, RenameMode, Result, SetAttr, XattrMode, ROOT_INO,
+    S_IFDIR, S_IFLNK, S_IFREG,
 };
 use host::{UserHost, UserRegion};
-use std::sync::atomic::{AtomicU64, Ordering};
+use rpramfs_tests::record::Stopping;
 
-/// Stores fail from the n-th on, as if the machine had stopped there.
-struct Stopping<'a> {
-    inner: &'a UserRegion,
-    left: AtomicU64,
-}
-
-impl Stopping<'_> {
-    fn step(&self) -> Result<()> {
-        self.left
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| n.checked_sub(1))
-            .map(|_| ())
-            .map_err(|_| Error::NotPermitted)
-    }
-}
-
-impl Region for Stopping<'_> {
-    fn len(&self) -> u64 {
-        self.inner.len()
-    }
-    fn load(&self, off: u64) -> Result<u64> {
-        self.inner.load(off)
-    }
-    fn store(&self, off: u64, value: u64) -> Result<()> {
-        self.step()?;
-        self.inner.store(off, value)
-    }
-    fn compare_exchange(
-        &self,
-        off: u64,
-        old: u64,
-        new: u64,
-    ) -> Result<std::result::Result<(), u64>> {
-        self.step()?;
-        self.inner.compare_exchange(off, old, new)
-    }
-    fn read(&self, off: u64, buf: &mut [u8]) -> Result<()> {
-        self.inner.read(off, buf)
-    }
-    fn write(&self, off: u64, buf: &[u8]) -> Result<()> {
-        self.step()?;
-        self.inner.write(off, buf)
-    }
-    fn zero(&self, off: u64, len: u64) -> Result<()> {
-        self.step()?;
-        self.inner.zero(off, len)
-    }
-    fn copy(&self, from: u64, to: u64, len: u64) -> Result<()> {
-        self.step()?;
-        self.inner.copy(from, to, len)
-    }
-}
-
-fn script(region: &Stopping<'_>) -> Result<()> {
+fn script(region: &Stopping<&UserRegion>) -> Result<()> {
     let fs = Fs::mount(
         region,
         UserHost::new(),
@@ -120,22 +68,16 @@ fn stopped_after_any_store() {
     let region = format(LEN);
     populate(&region);
     let image = snapshot(&region);
-    let all = Stopping {
-        inner: &region,
-        left: AtomicU64::new(u64::MAX),
-    };
+    let all = Stopping::new(&region, u64::MAX);
     script(&all).expect("script");
-    let total = u64::MAX - all.left.into_inner();
+    let total = u64::MAX - all.left();
     assert_clean(&region, "after the script");
     let stride = (total / 400).max(1);
     let mut replayed = 0;
     let mut pending = 0;
     for n in (0..total).step_by(stride as usize) {
         restore(&region, &image);
-        let stopping = Stopping {
-            inner: &region,
-            left: AtomicU64::new(n),
-        };
+        let stopping = Stopping::new(&region, n);
         // The clock makes a few stores more or less.
         if script(&stopping).is_ok() {
             continue;

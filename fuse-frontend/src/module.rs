@@ -53,7 +53,9 @@ pub fn choose(options: &Options) -> Result<Choice> {
     let spec = options.region()?;
     let named = match &spec {
         Spec::Path(_) if !must => return fuse("the source is a path"),
-        Spec::Path(path) if !path.exists() && is_there_already(options) => {
+        Spec::Path(path)
+            if !path.exists() && is_seen(options, Uses::system().kernel_mounts().iter()) =>
+        {
             return Ok(Choice::Nobody)
         }
         Spec::Path(path) => Some(device(path)?),
@@ -94,10 +96,12 @@ pub fn choose(options: &Options) -> Result<Choice> {
     }
 }
 
-/// Is a region of the kernel module's mounted where this is to be?
-fn is_there_already(options: &Options) -> bool {
-    let mounts = Uses::system().kernel_mounts();
-    mounts.iter().any(|m| Path::new(&m.on) == options.dir)
+/// Is one of these what is seen where this is to be mounted? Not one that is covered by another, and of other
+/// mount namespaces nobody here can tell.
+fn is_seen<'m>(options: &Options, mut mounts: impl Iterator<Item = &'m KernelMount>) -> bool {
+    let device = options.dir.metadata().map(|meta| meta.dev()).ok();
+    let seen = |m: &KernelMount| Path::new(&m.on) == options.dir && Some(m.device) == device;
+    options.namespace.is_none() && mounts.any(seen)
 }
 
 fn refused(what: String, hint: &str) -> Error {
@@ -239,13 +243,8 @@ pub fn mount_device(options: &Options, device: Driven) -> Result<()> {
 fn is_mounted(options: &Options, range: &PhysRange) -> Result<bool> {
     let mounts = Uses::system().kernel_mounts();
     let mut here = mounts.iter().filter(|m| m.range == *range);
-    if options.namespace.is_none() {
-        // Not one that is covered by another.
-        let device = options.dir.metadata().map(|meta| meta.dev()).ok();
-        let seen = |m: &KernelMount| Path::new(&m.on) == options.dir && Some(m.device) == device;
-        if here.clone().any(seen) {
-            return Ok(true);
-        }
+    if is_seen(options, here.clone()) {
+        return Ok(true);
     }
     match (PhysMap::system()?.require(range), here.next_back()) {
         (Err(e), Some(m)) if e.kind() == Kind::Busy => Err(e.hint(format!(

@@ -16,6 +16,8 @@ pub(crate) struct Device {
     pub(crate) len: u64,
     /// Where it lies in physical memory, if sysfs tells.
     pub(crate) physical: Option<PhysRange>,
+    /// What a driver is bound to, in sysfs.
+    pub(crate) node: Option<PathBuf>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,6 +47,7 @@ pub(crate) fn identify(path: &Path) -> Result<Device> {
             path,
             kind: DeviceKind::File,
             physical: None,
+            node: None,
         });
     }
     if kind.is_block_device() {
@@ -123,8 +126,11 @@ fn block(path: PathBuf, sysfs: &Path) -> Result<Device> {
         )
     })?;
     let len = whole_pages(&path, sectors.saturating_mul(512))?;
+    // The disk's parent.
+    let node = real.join("device");
     Ok(Device {
-        physical: resource(&real.join("device"), len),
+        physical: resource(&node, len),
+        node: Some(node),
         path,
         kind: DeviceKind::Block,
         len,
@@ -171,6 +177,7 @@ fn character(path: PathBuf, rdev: u64, sysfs: &Path) -> Result<Device> {
     }
     Ok(Device {
         physical: resource(sysfs, len),
+        node: Some(sysfs.to_owned()),
         path,
         kind: DeviceKind::Dax,
         len,

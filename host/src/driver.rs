@@ -1,11 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0 OR GPL-2.0
 //! A device of memory and the driver that has it: for who needs the memory itself.
 
-use crate::device::{self, DeviceKind};
+use crate::device;
 use crate::{open, Access, Error, Kind, PhysRange, Result, Spec, UserHost};
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 /// `/dev/pmemN` or `/dev/daxX.Y` as its driver has it.
@@ -34,15 +33,8 @@ impl Driven {
     /// As for a region at this path.
     pub fn of(path: &Path) -> Result<Option<Driven>> {
         let device = device::identify(path)?;
-        let meta = fs::metadata(&device.path).map_err(|e| Error::io(path.display(), &e))?;
-        let (major, minor) = (libc::major(meta.rdev()), libc::minor(meta.rdev()));
-        let node = match device.kind {
-            DeviceKind::File => return Ok(None),
-            // The disk's parent is what the driver is bound to.
-            DeviceKind::Block => format!("/sys/dev/block/{major}:{minor}/device"),
-            DeviceKind::Dax => format!("/sys/dev/char/{major}:{minor}"),
-        };
-        let (Some(range), Ok(node)) = (device.physical, fs::canonicalize(node)) else {
+        let node = device.node.and_then(|node| fs::canonicalize(node).ok());
+        let (Some(range), Some(node)) = (device.physical, node) else {
             return Ok(None);
         };
         let (Ok(driver), Some(name)) = (fs::canonicalize(node.join("driver")), node.file_name())

@@ -2,16 +2,15 @@
 //! A single structure that says what is not so, its checksum right; and what is cut short in the midst of
 //! mending one.
 
-use super::BYTES;
+use super::{file, BYTES};
 use fs_core::layout::{inode as at, marker, slot, system, PENDING_SETS};
-use fs_core::{Error, Fs, MountOptions, OwnerKind, Region, XattrMode, ROOT_INO, S_IFREG};
+use fs_core::{Error, Fs, MountOptions, OwnerKind, Region, XattrMode, ROOT_INO};
 use rpramfs_tests::checker;
 use rpramfs_tests::fixture::{format, mount};
 use rpramfs_tests::forge::{body, Forge};
 use rpramfs_tests::host::TestHost;
 use rpramfs_tests::mem::MemRegion;
-use rpramfs_tests::script::new;
-use std::sync::atomic::{AtomicU64, Ordering};
+use rpramfs_tests::record::Stopping;
 
 fn empty() -> (MemRegion, TestHost) {
     let (mem, host) = (MemRegion::new(BYTES), TestHost::new(21));
@@ -19,17 +18,14 @@ fn empty() -> (MemRegion, TestHost) {
     (mem, host)
 }
 
-/// A pending record whose key is u64::MAX keeps reclaim going for ever, and starves the sets behind it.
+/// Also with a pending record whose key is u64::MAX, and the sets behind it have their turn.
 #[test]
 fn reclaim_comes_to_an_end() {
     let (mem, host) = empty();
     {
         let fs = mount(&mem, host.clone()).unwrap();
         // An orphan in set 2 (root is 1), which a later mount has to reclaim.
-        let f = fs
-            .create(ROOT_INO, b"f", &new(S_IFREG | 0o644))
-            .unwrap()
-            .ino;
+        let f = fs.create(ROOT_INO, b"f", &file()).unwrap().ino;
         assert!(f % PENDING_SETS > 0);
         fs.unlink(ROOT_INO, b"f").unwrap();
     }
@@ -57,8 +53,8 @@ fn reclaim_comes_to_an_end() {
     }
 }
 
-/// One flipped bit in the details of the marker (or a look between the two stores of who takes it), and
-/// A region is taken from a process that lives.
+/// One flipped bit in the details of the marker, or a look between the two stores of who takes it, does not
+/// take the region from a process that lives.
 #[test]
 fn a_living_holder_with_unknown_details_is_busy() {
     let (mem, host) = empty();
@@ -84,56 +80,13 @@ fn a_living_holder_with_unknown_details_is_busy() {
     drop(first);
 }
 
-/// Refuses every store after so many.
-struct Dying<'a>(&'a MemRegion, AtomicU64);
-
-impl Dying<'_> {
-    fn step(&self) -> fs_core::Result<()> {
-        let one_less = |left: u64| left.checked_sub(1);
-        let (order, load) = (Ordering::Relaxed, Ordering::Relaxed);
-        let left = self.1.fetch_update(order, load, one_less);
-        left.map(drop).map_err(|_| Error::NotPermitted)
-    }
-}
-impl Region for Dying<'_> {
-    fn len(&self) -> u64 {
-        self.0.len()
-    }
-    fn load(&self, off: u64) -> fs_core::Result<u64> {
-        self.0.load(off)
-    }
-    fn store(&self, off: u64, v: u64) -> fs_core::Result<()> {
-        self.step()?;
-        self.0.store(off, v)
-    }
-    fn compare_exchange(&self, off: u64, old: u64, new: u64) -> fs_core::Result<Result<(), u64>> {
-        self.step()?;
-        self.0.compare_exchange(off, old, new)
-    }
-    fn read(&self, off: u64, buf: &mut [u8]) -> fs_core::Result<()> {
-        self.0.read(off, buf)
-    }
-    fn write(&self, off: u64, buf: &[u8]) -> fs_core::Result<()> {
-        self.step()?;
-        self.0.write(off, buf)
-    }
-    fn zero(&self, off: u64, len: u64) -> fs_core::Result<()> {
-        self.step()?;
-        self.0.zero(off, len)
-    }
-    fn copy(&self, a: u64, b: u64, len: u64) -> fs_core::Result<()> {
-        self.step()?;
-        self.0.copy(a, b, len)
-    }
-}
-
-/// A repair that is cut short leaves a committed slot that a mount refuses to carry out.
+/// The slot that it has committed is one that a mount carries out.
 #[test]
 fn a_repair_cut_short_leaves_what_a_mount_takes() {
     let (mem, host) = empty();
     {
         let fs = mount(&mem, host.clone()).unwrap();
-        fs.create(ROOT_INO, b"f", &new(S_IFREG | 0o644)).unwrap();
+        fs.create(ROOT_INO, b"f", &file()).unwrap();
         fs.unmount().unwrap();
     }
     // Nothing is damaged but a sum.
@@ -146,8 +99,7 @@ fn a_repair_cut_short_leaves_what_a_mount_takes() {
     let mut bad = Vec::new();
     for n in 0.. {
         let copy = MemRegion::copy_of(&mem);
-        let dying = Dying(&copy, AtomicU64::new(n));
-        let done = checker::repair(&dying, &host).is_ok();
+        let done = checker::repair(&Stopping::new(&copy, n), &host).is_ok();
         let clean = checker::clean(&copy, &host).is_ok();
         let fs = mount(&copy, host.reborn()).unwrap();
         if fs.is_read_only() {
@@ -163,16 +115,13 @@ fn a_repair_cut_short_leaves_what_a_mount_takes() {
     assert!(bad.is_empty(), "{bad:#?}");
 }
 
-/// Repair of a file that has a seal with attributes: a second check finds something.
+/// After the repair of a file whose seal has attributes.
 #[test]
 fn a_second_check_finds_nothing() {
     let (mem, host) = empty();
     let f = {
         let fs = mount(&mem, host.clone()).unwrap();
-        let f = fs
-            .create(ROOT_INO, b"f", &new(S_IFREG | 0o644))
-            .unwrap()
-            .ino;
+        let f = fs.create(ROOT_INO, b"f", &file()).unwrap().ino;
         fs.write(f, 0, &[7; 10_000]).unwrap();
         fs.seal(f).unwrap();
         let f = body(&fs, f);
@@ -190,7 +139,7 @@ fn a_second_check_finds_nothing() {
     checker::clean(&mem, &host).unwrap();
 }
 
-/// A slot whose transaction names the account of another slot: sound to the check, damage to a mount.
+/// Its transaction names the account of another slot.
 #[test]
 fn check_and_mount_agree_about_a_slot() {
     let (mem, host) = empty();
@@ -206,28 +155,22 @@ fn check_and_mount_agree_about_a_slot() {
     assert_eq!(clean.is_ok(), !fs.is_read_only());
 }
 
-/// A shard as it was some time ago, its checksum right: what was made since is overwritten.
+/// A shard as it was some time ago, its checksum right: what was made since stays.
 #[test]
 fn a_stale_shard_does_not_overwrite_inodes() {
     let (mem, host) = empty();
     let geo = Forge::new(&mem, &host).geo;
     let shard = geo.shard_offset(0);
     let fs = mount(&mem, host.clone()).unwrap();
-    fs.create(ROOT_INO, b"first", &new(S_IFREG | 0o644))
-        .unwrap();
+    fs.create(ROOT_INO, b"first", &file()).unwrap();
     let mut old = [0u8; 256];
     mem.read(shard, &mut old).unwrap();
-    let f = fs
-        .create(ROOT_INO, b"f", &new(S_IFREG | 0o644))
-        .unwrap()
-        .ino;
+    let f = fs.create(ROOT_INO, b"f", &file()).unwrap().ino;
     fs.write(f, 0, b"precious").unwrap();
     fs.unmount().unwrap();
     mem.write(shard, &old).unwrap();
     let fs = mount(&mem, host.reborn()).unwrap();
-    let made = fs
-        .create(ROOT_INO, b"g", &new(S_IFREG | 0o644))
-        .map(|a| a.ino);
+    let made = fs.create(ROOT_INO, b"g", &file()).map(|a| a.ino);
     let mut buf = [0; 8];
     let _ = fs.read(f, 0, &mut buf);
     assert!(matches!(made, Err(Error::Corrupt(_))) || &buf == b"precious");

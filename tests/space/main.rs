@@ -371,13 +371,8 @@ fn space_search_for_a_run_is_bounded() {
 #[test]
 fn a_run_in_another_group_is_found() {
     let fs = made(MemRegion::new(2 << 30));
-    let make = |name: &str| {
-        fs.create(ROOT_INO, name.as_bytes(), &new(S_IFREG | 0o644))
-            .unwrap()
-            .ino
-    };
-    let (big, f) = (make("big"), make("f"));
-    let others: Vec<_> = (0..100).map(|n| make(&format!("o{n}"))).collect();
+    let (big, f) = (file(&fs, "big"), file(&fs, "f"));
+    let others: Vec<_> = (0..100).map(|n| file(&fs, &format!("o{n}"))).collect();
     let keep = Fallocate::Allocate { keep_size: false };
     let mut end = 0;
     for step in [1 << 24, 1 << 20, 1 << 16, PAGE_SIZE] {

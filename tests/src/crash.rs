@@ -319,13 +319,21 @@ pub struct Recording {
 /// # Errors
 /// Says which part of the case does not work.
 pub fn record(case: &Case) -> Result<Recording, String> {
+    record_on(case, Recorder::new(ground(case)), None)
+}
+
+/// Memory is not zero where nobody wrote yet, and what others left there must never show; but large
+/// regions are sparse.
+pub(crate) fn junk(case: &Case) -> Vec<u8> {
+    let len = if case.bytes <= 8 << 20 { case.bytes } else { 0 };
+    Rng(11).bytes(len as usize)
+}
+
+/// The region before it is formatted.
+pub(crate) fn ground(case: &Case) -> Scratch {
     let region = Scratch::zeroed(case.bytes);
-    if case.bytes <= 8 << 20 {
-        // What others left there must never show; of zeros it could not be told.
-        let junk = Rng(11).bytes(case.bytes as usize);
-        region.write(0, &junk).map_err(|e| format!("{e:?}"))?;
-    }
-    record_on(case, Recorder::new(region), None)
+    region.write(0, &junk(case)).expect("inside");
+    region
 }
 
 /// As [`record`], on a tape that may lose stores, and with a checksum that may be wrong.

@@ -2,9 +2,8 @@
 //! Mutants of the core's write path, made at its one door: a line that stores is told by where it
 //! is called from, so a store can be lost, or made too early, without another build of the core.
 
-use crate::crash::{apply, ends, look, quietly, record_on, Case, Recording};
+use crate::crash::{apply, ends, ground, junk, look, quietly, record_on, Case, Recording};
 use crate::env;
-use crate::host::Rng;
 use crate::record::{calls, Call, Log, Lost, Recorder, Scratch, Site, Store};
 use crate::tree::diff;
 use crate::workers;
@@ -135,12 +134,6 @@ impl fmt::Display for Mutant {
     }
 }
 
-/// Memory is not zero where nobody wrote yet; but large regions are sparse.
-fn junk(case: &Case) -> Vec<u8> {
-    let len = if case.bytes <= 4 << 20 { case.bytes } else { 0 };
-    Rng(11).bytes(len as usize)
-}
-
 /// What was there before must not be in metadata: it may be from a file of somebody else, and
 /// people send each other dumps of metadata.
 fn leaks(region: &Scratch, junk: &[u8]) -> Option<String> {
@@ -163,9 +156,7 @@ fn leaks(region: &Scratch, junk: &[u8]) -> Option<String> {
 }
 
 fn tape(case: &Case, lost: Option<Lost>) -> Recorder<Scratch> {
-    let region = Scratch::zeroed(case.bytes);
-    region.write(0, &junk(case)).expect("inside");
-    let mut tape = Recorder::new(region);
+    let mut tape = Recorder::new(ground(case));
     tape.name_places(place);
     if let Some(lost) = lost {
         tape.lose(lost);

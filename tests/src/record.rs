@@ -595,6 +595,72 @@ impl<R: Region> Region for Polite<R> {
     }
 }
 
+/// A region that refuses every store after so many, as if the machine had stopped there.
+#[derive(Debug)]
+pub struct Stopping<R> {
+    inner: R,
+    left: AtomicU64,
+}
+
+impl<R: Region> Stopping<R> {
+    /// Wraps a region that takes `stores` more; a bulk write is one.
+    pub fn new(inner: R, stores: u64) -> Self {
+        Stopping {
+            inner,
+            left: AtomicU64::new(stores),
+        }
+    }
+
+    /// How many stores it still takes.
+    pub fn left(&self) -> u64 {
+        self.left.load(Ordering::Relaxed)
+    }
+
+    fn step(&self) -> Result<()> {
+        self.left
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| n.checked_sub(1))
+            .map(|_| ())
+            .map_err(|_| Error::NotPermitted)
+    }
+}
+
+impl<R: Region> Region for Stopping<R> {
+    fn len(&self) -> u64 {
+        self.inner.len()
+    }
+    fn load(&self, off: u64) -> Result<u64> {
+        self.inner.load(off)
+    }
+    fn store(&self, off: u64, value: u64) -> Result<()> {
+        self.step()?;
+        self.inner.store(off, value)
+    }
+    fn compare_exchange(
+        &self,
+        off: u64,
+        old: u64,
+        new: u64,
+    ) -> Result<core::result::Result<(), u64>> {
+        self.step()?;
+        self.inner.compare_exchange(off, old, new)
+    }
+    fn read(&self, off: u64, buf: &mut [u8]) -> Result<()> {
+        self.inner.read(off, buf)
+    }
+    fn write(&self, off: u64, buf: &[u8]) -> Result<()> {
+        self.step()?;
+        self.inner.write(off, buf)
+    }
+    fn zero(&self, off: u64, len: u64) -> Result<()> {
+        self.step()?;
+        self.inner.zero(off, len)
+    }
+    fn copy(&self, from: u64, to: u64, len: u64) -> Result<()> {
+        self.step()?;
+        self.inner.copy(from, to, len)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

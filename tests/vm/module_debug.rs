@@ -8,7 +8,7 @@
 use crate::kmod;
 use crate::lab::{Guest, Lab};
 use crate::scenarios::module_hostile;
-use crate::scenarios::module_posix::{self, COMPLAINTS, MODULE, REGION};
+use crate::scenarios::module_posix::{self, quiet, wants, MODULE, REGION};
 use anyhow::{ensure, Context, Result};
 
 /// Such a kernel, emulated, against a stock one.
@@ -20,8 +20,6 @@ pub fn run(lab: &Lab) -> Result<()> {
     let kernels = lab.kernels()?;
     let release = kernels.release("7.x")?;
     let (kernel, module) = kmod::debug(lab.cache(), kernels, release)?;
-    let wanted = std::env::var("RPRAMFS_PARTS").unwrap_or_default();
-    let wants = |part: &str| wanted.is_empty() || wanted.split_whitespace().any(|one| one == part);
 
     let boot = module_posix::boot(&kernel, &module)?.slow(SLOW);
     let guest = lab.boot(&boot)?;
@@ -46,7 +44,8 @@ pub fn run(lab: &Lab) -> Result<()> {
     module_posix::parts(&guest)?;
     leaks(&guest)?;
     guest.run("rmmod rpramfs")?;
-    quiet(&guest)?;
+    quiet(&guest, &[])?;
+    guest.check()?;
     drop(guest);
     if wants("hostile") {
         module_hostile::on(lab, &kernel, &module, IMAGES, SLOW)?;
@@ -63,7 +62,8 @@ fn repeat(guest: &Guest, what: &str, script: &str) -> Result<()> {
         .timeout(600)
         .run()
         .with_context(|| what.to_owned())?;
-    quiet(guest)?;
+    quiet(guest, &[])?;
+    guest.check()?;
     leaks(guest)?;
     println!("{}: {what}: {TIMES} times", guest.release());
     Ok(())
@@ -86,13 +86,4 @@ fn leaks(guest: &Guest) -> Result<()> {
     }
     guest.run("dmesg -c >/dev/null; echo clear > /sys/kernel/debug/kmemleak")?;
     Ok(())
-}
-
-fn quiet(guest: &Guest) -> Result<()> {
-    let log = guest.run("dmesg")?;
-    ensure!(
-        !COMPLAINTS.iter().any(|words| log.contains(words)),
-        "the kernel says\n{log}"
-    );
-    guest.check()
 }

@@ -17,14 +17,16 @@ const HALVES: [&str; 2] = ["0x100000000+512M", "0x120000000+512M"];
 pub const MODULE: &str = "usr/lib/rpramfs.ko";
 /// Programs of crates.io, built as static ones.
 const CRATES: [(&str, &str); 2] = [("pjdfstest", "0.2.2"), ("fsx", "0.3.2")];
+/// What the module says that has met something corrupt.
+pub const CORRUPT: &str = "rpramfs: corrupt";
 /// What a kernel says that has met a fault, or the module.
-pub const COMPLAINTS: [&str; 11] = [
+const COMPLAINTS: [&str; 11] = [
     "WARNING: ",
     "BUG: ",
     "INFO: task ",
     "blocked for more than",
     "rcu: INFO: ",
-    "rpramfs: corrupt",
+    CORRUPT,
     "possible circular locking",
     "possible recursive locking",
     "UBSAN: ",
@@ -88,14 +90,30 @@ pub fn boot(kernel: &str, module: &Path) -> Result<Boot> {
     Ok(boot)
 }
 
+/// Is this part to run?
+pub fn wants(part: &str) -> bool {
+    let wanted = std::env::var("RPRAMFS_PARTS").unwrap_or_default();
+    wanted.is_empty() || wanted.split_whitespace().any(|one| one == part)
+}
+
+/// The kernel has seen nothing, or only what is expected.
+pub fn quiet(guest: &Guest, expected: &[&str]) -> Result<()> {
+    let log = guest.run("dmesg")?;
+    let mut bad = COMPLAINTS.iter().filter(|words| !expected.contains(*words));
+    ensure!(
+        !bad.any(|words| log.contains(words)),
+        "the kernel says\n{log}"
+    );
+    Ok(())
+}
+
 /// All parts, or those that are wanted. The module is loaded.
 pub fn parts(guest: &Guest) -> Result<()> {
-    let wanted = std::env::var("RPRAMFS_PARTS").unwrap_or_default();
     let release = guest.release();
     guest.run("chmod 755 /")?;
     let mut faults = Vec::new();
     for (name, part) in PARTS {
-        if !wanted.is_empty() && !wanted.split_whitespace().any(|one| one == name) {
+        if !wants(name) {
             continue;
         }
         let start = Instant::now();
@@ -159,11 +177,7 @@ fn mount(guest: &Guest) -> Result<()> {
 /// Nothing is broken, and the kernel has seen nothing.
 fn clean(guest: &Guest) -> Result<()> {
     guest.run("cd /; ! grep -q ' /mnt ' /proc/mounts || umount /mnt")?;
-    let log = guest.run("dmesg")?;
-    ensure!(
-        !COMPLAINTS.iter().any(|words| log.contains(words)),
-        "the kernel says\n{log}"
-    );
+    quiet(guest, &[])?;
     guest
         .command(format!("fsck.rpramfs -n -f {REGION}"))
         .timeout(300)

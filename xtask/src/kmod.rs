@@ -53,7 +53,6 @@ impl Kmod {
 
 /// The module for a kernel, by its whole release name; built as far as the sources have changed.
 pub fn module(cache: &Cache, kernels: &Kernels, release: &str) -> Result<PathBuf> {
-    crate::setup::kmod()?;
     let userland = Userland::open(cache)?;
     let source = Source::open(cache, kernels, release, &userland)?;
     build(cache, &userland, &source, release)
@@ -61,14 +60,12 @@ pub fn module(cache: &Cache, kernels: &Kernels, release: &str) -> Result<PathBuf
 
 /// The kernel's source, as far as it was kept.
 pub fn source(cache: &Cache, kernels: &Kernels, release: &str) -> Result<PathBuf> {
-    crate::setup::kmod()?;
     let userland = Userland::open(cache)?;
     Ok(Source::open(cache, kernels, release, &userland)?.dir)
 }
 
 /// A kernel that finds faults, as the lab takes it, and the module for it.
 pub fn debug(cache: &Cache, kernels: &Kernels, release: &str) -> Result<(String, PathBuf)> {
-    crate::setup::kmod()?;
     let userland = Userland::open(cache)?;
     let source = Source::open_debug(cache, kernels, release, &userland)?;
     let module = build(cache, &userland, &source, &format!("{release}-debug"))?;

@@ -5,6 +5,7 @@
 //! `rpramfs-hostile ADDRESS FIRST COUNT DIR` does images FIRST to FIRST + COUNT - 1 of the corruption
 //! suite, in the region at ADDRESS, on the directory DIR.
 
+use fs_core::Region;
 use nix::mount::{mount, umount, MsFlags};
 use nix::sys::statvfs::{statvfs, FsFlags};
 use rpramfs_tests::anatomy::Kind;
@@ -20,8 +21,6 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::process::exit;
-
-use fs_core::Region;
 
 /// What the module claims: specimens are no larger.
 const REGION: u64 = 2 << 20;

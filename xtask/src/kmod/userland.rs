@@ -101,6 +101,7 @@ impl<'a> Bind<'a> {
 
 impl Userland {
     pub fn open(cache: &Cache) -> Result<Userland> {
+        crate::setup::kmod()?;
         let apt = Apt::open(cache, "kbuild", &[SUITE])?;
         let packages: Vec<String> = PACKAGES.iter().map(|name| (*name).to_owned()).collect();
         let files = apt.closure(&packages)?;
