@@ -3,6 +3,7 @@
 
 use fs_core::FormatOptions;
 use host::{Access, Spec, UserHost};
+use nix::errno::Errno;
 use nix::mount::{umount2, MntFlags};
 use nix::sys::signal::{kill, Signal};
 use nix::unistd::Pid;
@@ -145,8 +146,19 @@ impl Mount {
         }
     }
 
+    /// Unmounts, and waits for the daemon's end.
     pub fn unmount(&mut self) {
-        umount2(&self.path(""), MntFlags::empty()).expect("umount");
+        // A test in another thread may just have forked: until its child
+        // executes a program, that child has our closed files open too.
+        let limit = Instant::now() + PATIENCE;
+        loop {
+            match umount2(&self.path(""), MntFlags::empty()) {
+                Err(Errno::EBUSY) if Instant::now() < limit => {
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+                result => break result.expect("umount"),
+            }
+        }
         self.mounted = false;
         self.wait_for_end();
     }
