@@ -529,7 +529,11 @@ fn check_table<R: Region, H: Host>(fs: &Fs<R, H>, base: u64, n: u64) -> Result<(
     let journal = fs.geo.journal_start * PAGE;
     let journal_end = fs.geo.slot_offset(fs.geo.slots);
     for i in 0..n {
-        let home = fs.region.load(base + slot::TABLE + 8 * i)? & !0xff;
+        let entry = fs.region.load(base + slot::TABLE + 8 * i)?;
+        let home = entry & !0xff;
+        if entry as u8 > kind::LAST {
+            return bad("journal entry of an unknown kind");
+        }
         if home < PAGE || home >= fs.geo.total_pages * PAGE {
             return bad("journal entry outside the region");
         }

@@ -186,6 +186,7 @@ pub mod kind {
     pub const CHUNKS: u8 = 1;
     pub const NODE_HEADER: u8 = 2;
     pub const NODE_PAYLOAD: u8 = 3;
+    pub const LAST: u8 = NODE_PAYLOAD;
 }
 
 /// Inode.

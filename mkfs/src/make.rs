@@ -3,7 +3,7 @@
 
 use crate::args::Args;
 use crate::report::Report;
-use fs_core::{FormatOptions, Region, SuperInfo};
+use fs_core::{check, FormatOptions, OwnerKind, Region, SuperInfo};
 use host::{
     iomem::PhysMap, open, owner, resolve, signature, size, uuid, Access, Backing, Error, Kind,
     PhysRange, Result, Spec, UserHost, UserRegion,
@@ -108,8 +108,11 @@ fn refuse_contents(region: &UserRegion, force: bool) -> Result<()> {
             None => Ok(()),
         };
     };
-    if let Some(holder) = found.ours.and_then(|info| info.owner) {
-        if owner::alive(&holder) {
+    if found.ours.is_some() {
+        let us = owner::current(OwnerKind::Tool)?;
+        let holder = check::holder(region, &UserHost::new(), &us, &owner::alive)
+            .map_err(|e| Error::core(name, e))?;
+        if let Some(holder) = holder {
             return Err(Error::new(
                 Kind::Busy,
                 format!("{name}: mounted by {}", owner::describe(&holder)),

@@ -350,6 +350,14 @@ fn while_it_is_mounted() {
             .says(&["mounted by the FUSE daemon", "umount"]);
     }
     assert!(before == bytes(&path));
+    // Also where the details of the mark are damaged, or not written yet.
+    let mut damaged = before;
+    damaged[fs_core::layout::marker::OFFSET as usize + 16..][..8].fill(0xff);
+    std::fs::write(&path, &damaged).expect("write");
+    mkfs(&["-f", text(&path)])
+        .expect(FAILED)
+        .says(&["mounted by the FUSE daemon", "umount"]);
+    assert!(damaged == bytes(&path));
 }
 
 #[test]

@@ -6,7 +6,7 @@ use super::flip;
 use super::report::{Finding, Phase, Structure};
 use super::store::{Sector, Store};
 use crate::bytes::{get32, get64, put, put32, put64};
-use crate::layout::{slot, Geometry, ACCOUNT_MAGIC, CRC_AT, PAGE, SECTOR, SLOT_MAGIC};
+use crate::layout::{kind, slot, Geometry, ACCOUNT_MAGIC, CRC_AT, PAGE, SECTOR, SLOT_MAGIC};
 use alloc::collections::BTreeSet;
 use alloc::format;
 use alloc::string::String;
@@ -107,14 +107,14 @@ fn read_transaction(
     let mut seen = BTreeSet::new();
     for entry in table.chunks_exact(8) {
         let word = get64(entry, 0);
-        let (home, kind) = (word & !0xff, (word & 0xff) as u8);
-        if kind > 3 || !may_change(geo, home) {
+        let (home, what) = (word & !0xff, (word & 0xff) as u8);
+        if what > kind::LAST || !may_change(geo, home) {
             return Ok(Err(format!("a transaction that changes {home:#x}")));
         }
         if !seen.insert(home) {
             return Ok(Err(format!("a transaction that changes {home:#x} twice")));
         }
-        homes.push((home, kind));
+        homes.push((home, what));
     }
     Ok(Ok(homes))
 }
@@ -226,7 +226,9 @@ impl Store<'_> {
             at += SECTOR;
         }
         if self.is_live() {
-            return self.base().store(slot_off + slot::COMMIT, 0);
+            self.base().persist()?;
+            self.base().store(slot_off + slot::COMMIT, 0)?;
+            return self.base().persist();
         }
         let mut head = self.sector(slot_off)?;
         put64(&mut head, slot::COMMIT as usize, 0);

@@ -224,12 +224,17 @@ impl<'a> Store<'a> {
                 self.base.write(at, bytes.as_slice())?;
                 at += SECTOR;
             }
+            // As a transaction of a mount is made and carried out.
+            self.base.persist()?;
             self.base
                 .store(slot_off + slot::COMMIT, u64::from(crc) << 32 | word)?;
+            self.base.persist()?;
             for (off, bytes) in &batch {
                 self.base.write(*off, bytes.as_slice())?;
             }
+            self.base.persist()?;
             self.base.store(slot_off + slot::COMMIT, 0)?;
+            self.base.persist()?;
         }
         Ok(())
     }

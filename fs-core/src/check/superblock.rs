@@ -181,11 +181,24 @@ impl Superblock {
         Ok(list.entries.iter().filter(right).count() as u64)
     }
 
-    /// Writes both copies, the backup first. The caller holds the mount marker.
+    /// Writes both copies, the backup first: one of them is whole at any time. The caller holds
+    /// the mount marker.
     pub fn write(&self, region: &dyn Region) -> Result<()> {
-        region.write(self.geo.backup_offset(), &self.bytes)?;
-        region.write(0, &self.bytes)
+        write_copy(region, self.geo.backup_offset(), &self.bytes)?;
+        write_copy(region, 0, &self.bytes)
     }
+}
+
+/// Writes a copy, which has no magic while it is in pieces (docs/LAYOUT.md, section 5).
+fn write_copy(region: &dyn Region, off: u64, bytes: &Sector) -> Result<()> {
+    const MAGIC: usize = core::mem::size_of::<u64>();
+    let (_, behind) = bytes.split_at(MAGIC);
+    region.store(off, 0)?;
+    region.persist()?;
+    region.write(off + MAGIC as u64, behind)?;
+    region.persist()?;
+    region.store(off, get64(bytes, sb::MAGIC))?;
+    region.persist()
 }
 
 /// Is it of a magic or checksum that is not right?
@@ -335,7 +348,7 @@ impl Checker<'_, '_> {
         if self.store.is_live() {
             for (wanted, off) in write.into_iter().zip([0, backup_off]) {
                 if wanted {
-                    self.store.base().write(off, &bytes)?;
+                    write_copy(self.store.base(), off, &bytes)?;
                 }
             }
         }
