@@ -3,6 +3,7 @@
 
 use crate::bindings as c;
 use crate::errno::{check, Errno, Result};
+use crate::failed::Failed;
 use crate::memory::Memory;
 use crate::source::Range;
 use core::ptr::NonNull;
@@ -10,6 +11,7 @@ use fs_core::layout::{Geometry, PAGE};
 use fs_core::MappedRegion;
 use kernel::ffi::{c_int, c_long, c_ulong, c_void};
 use kernel::prelude::*;
+use kernel::sync::Arc;
 
 /// The kernel gives struct pages to this many bytes at a time (PAGES_PER_SUBSECTION).
 pub(crate) const ALIGN: u64 = 2 << 20;
@@ -74,6 +76,7 @@ pub(crate) struct Claim {
     /// Pinned: the kernel keeps its address.
     pagemap: NonNull<c::dev_pagemap>,
     dax: NonNull<c::dax_device>,
+    failed: Arc<Failed>,
 }
 
 // SAFETY: the value only keeps addresses; what it calls may be called from any task.
@@ -125,6 +128,22 @@ impl Claim {
             unsafe { c::__release_region(&raw mut c::iomem_resource, start, len) }
         });
 
+        // What is told of the range while it is claimed; where it is mapped is not known yet.
+        let failed = Arc::new(Failed::new()?, GFP_KERNEL)?;
+        let place = KBox::new(
+            Place {
+                base: NonNull::dangling(),
+                pfn: (start / PAGE) as c_ulong,
+                pages: (len / PAGE) as c_ulong,
+                failed: failed.clone(),
+            },
+            GFP_KERNEL,
+        )?;
+        let place = KBox::into_raw(place);
+        let forget = Undo::new(move || {
+            // SAFETY: it came from `KBox::into_raw`; neither a DAX device nor struct pages have it any more.
+            drop(unsafe { KBox::from_raw(place) });
+        });
         let pagemap = KBox::new(c::dev_pagemap::default(), GFP_KERNEL)?;
         let pagemap = KBox::into_raw(pagemap);
         let free = Undo::new(move || {
@@ -135,6 +154,8 @@ impl Claim {
         unsafe {
             (*pagemap).type_ = c::memory_type_MEMORY_DEVICE_FS_DAX;
             (*pagemap).nr_range = 1;
+            (*pagemap).ops = &PAGEMAP_OPERATIONS;
+            (*pagemap).owner = place.cast();
             *(*pagemap).__bindgen_anon_1.range.as_mut() = c::range {
                 start,
                 end: start + len - 1,
@@ -165,20 +186,8 @@ impl Claim {
         });
         let base = NonNull::new(base.cast::<u8>()).ok_or(Errno::NO_MEMORY)?;
 
-        // Where a page is: address, frame number and how many there are.
-        let place = KBox::new(
-            Place {
-                base,
-                pfn: (start / PAGE) as c_ulong,
-                pages: (len / PAGE) as c_ulong,
-            },
-            GFP_KERNEL,
-        )?;
-        let place = KBox::into_raw(place);
-        let forget = Undo::new(move || {
-            // SAFETY: it came from `KBox::into_raw`; no DAX device has it any more.
-            drop(unsafe { KBox::from_raw(place) });
-        });
+        // SAFETY: only the DAX device, which is made next, asks for it.
+        unsafe { (*place).base = base };
         // SAFETY: `place` lives until the device is gone; the operations are static.
         let dax = unsafe { c::alloc_dax(place.cast(), &DAX_OPERATIONS) };
         // SAFETY: looks at the address only.
@@ -187,9 +196,9 @@ impl Claim {
         // SAFETY: a device of ours. What a CPU stores is in this memory for good: MAP_SYNC holds.
         unsafe { c::set_dax_synchronous(dax.as_ptr()) };
 
-        forget.keep();
         unmap.keep();
         free.keep();
+        forget.keep();
         release.keep();
         Ok(Claim {
             range,
@@ -197,6 +206,7 @@ impl Claim {
             // SAFETY: `KBox::into_raw` gives no null.
             pagemap: unsafe { NonNull::new_unchecked(pagemap) },
             dax,
+            failed,
         })
     }
 
@@ -208,7 +218,8 @@ impl Claim {
     /// The claimed memory.
     pub(crate) fn memory(&self) -> Memory {
         // SAFETY: as for `Peek::region`; whoever has the value has the claim too, and drops it later.
-        Memory::new(unsafe { MappedRegion::new(self.base, self.range.len) })
+        let region = unsafe { MappedRegion::new(self.base, self.range.len) };
+        Memory::new(region, self.failed.clone())
     }
 
     /// The device that iomaps name.
@@ -226,22 +237,35 @@ impl Drop for Claim {
             let place = c::dax_get_private(self.dax.as_ptr()).cast::<Place>();
             c::kill_dax(self.dax.as_ptr());
             c::put_dax(self.dax.as_ptr());
+            c::memunmap_pages(self.pagemap.as_ptr());
+            drop(KBox::from_raw(self.pagemap.as_ptr()));
             if !place.is_null() {
                 drop(KBox::from_raw(place));
             }
-            c::memunmap_pages(self.pagemap.as_ptr());
-            drop(KBox::from_raw(self.pagemap.as_ptr()));
             c::__release_region(&raw mut c::iomem_resource, start, len);
         }
     }
 }
 
-/// What the DAX operations know of a range.
+/// What the operations below know of a range: address, first frame, how many there are, which have failed.
 struct Place {
     base: NonNull<u8>,
     pfn: c_ulong,
     pages: c_ulong,
+    failed: Arc<Failed>,
 }
+
+impl Place {
+    fn failed(&self, page: c_ulong, pages: u64) -> Option<u64> {
+        self.failed.first(page as u64, pages)
+    }
+}
+
+static PAGEMAP_OPERATIONS: c::dev_pagemap_ops = c::dev_pagemap_ops {
+    memory_failure: Some(memory_failure),
+    // SAFETY: the other operations are functions that may be missing.
+    ..unsafe { core::mem::zeroed() }
+};
 
 static DAX_OPERATIONS: c::dax_operations = c::dax_operations {
     direct_access: Some(direct_access),
@@ -250,11 +274,34 @@ static DAX_OPERATIONS: c::dax_operations = c::dax_operations {
 };
 
 /// # Safety
+/// Called by the kernel where memory has failed, with a pagemap of `Claim::new`.
+unsafe extern "C" fn memory_failure(
+    pagemap: *mut c::dev_pagemap,
+    pfn: c_ulong,
+    pages: c_ulong,
+    _flags: c_int,
+) -> c_int {
+    // SAFETY: the owner is the `Place` of `Claim::new`, there as long as the struct pages.
+    let place = unsafe { &*(*pagemap).owner.cast::<Place>() };
+    let first = pfn.saturating_sub(place.pfn);
+    for page in first..first.saturating_add(pages).min(place.pages) {
+        complain!("memory has failed at offset {:#x}, 4096 bytes: what was there is lost. A file is read, and can be written again, with a hole punched in its place or after it is removed",
+            page as u64 * PAGE
+        );
+        if place.failed.add(page as u64).is_err() {
+            complain!("out of memory: the page will be used all the same");
+        }
+    }
+    // The kernel's own way goes on: it takes mappings away, and tells processes.
+    Errno::NOT_SUPPORTED.negative()
+}
+
+/// # Safety
 /// Called by the DAX core, with a device of `Claim::new` and places for the answers, or null.
 unsafe extern "C" fn direct_access(
     dax: *mut c::dax_device,
     page: c_ulong,
-    _pages: c_long,
+    pages: c_long,
     _mode: c::dax_access_mode,
     address: *mut *mut c_void,
     pfn: *mut c_ulong,
@@ -264,6 +311,15 @@ unsafe extern "C" fn direct_access(
     if page >= place.pages {
         return Errno::INVALID.negative() as c_long;
     }
+    let left = place.pages - page;
+    let wanted = u64::try_from(pages).unwrap_or(0).clamp(1, left as u64);
+    let good = match place.failed(page, wanted) {
+        Some(bad) => bad as c_ulong - page,
+        None => left,
+    };
+    if good == 0 {
+        return Errno::POISONED.negative() as c_long;
+    }
     if !address.is_null() {
         // SAFETY: a place for an answer; `page` is inside the mapping.
         unsafe { *address = place.base.as_ptr().add(page * PAGE as usize).cast() };
@@ -272,7 +328,7 @@ unsafe extern "C" fn direct_access(
         // SAFETY: a place for an answer.
         unsafe { *pfn = place.pfn + page };
     }
-    (place.pages - page) as c_long
+    good as c_long
 }
 
 /// # Safety
@@ -286,6 +342,9 @@ unsafe extern "C" fn zero_page_range(
     let place = unsafe { &*c::dax_get_private(dax).cast::<Place>() };
     if pages > place.pages || page > place.pages - pages {
         return Errno::INVALID.negative();
+    }
+    if place.failed(page, pages as u64).is_some() {
+        return Errno::IO.negative();
     }
     // SAFETY: inside the mapping, as was just checked.
     unsafe {

@@ -23,6 +23,7 @@ impl Errno {
     pub(crate) const NOT_A_TTY: Errno = Errno::of(c::ENOTTY);
     pub(crate) const NOT_SUPPORTED: Errno = Errno::of(c::EOPNOTSUPP);
     pub(crate) const PERMISSION: Errno = Errno::of(c::EPERM);
+    pub(crate) const POISONED: Errno = Errno::of(c::EHWPOISON);
     pub(crate) const READ_ONLY: Errno = Errno::of(c::EROFS);
     pub(crate) const STALE: Errno = Errno::of(c::ESTALE);
 

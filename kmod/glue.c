@@ -391,6 +391,31 @@ unsigned long rpramfs_copy_checked(void *to, const void *from, size_t n)
 	return copy_mc_to_kernel(to, from, n);
 }
 
+struct xarray *rpramfs_pages_new(void)
+{
+	struct xarray *pages = kmalloc(sizeof(*pages), GFP_KERNEL);
+
+	if (pages)
+		xa_init(pages);
+	return pages;
+}
+
+void rpramfs_pages_free(struct xarray *pages)
+{
+	xa_destroy(pages);
+	kfree(pages);
+}
+
+int rpramfs_pages_add(struct xarray *pages, unsigned long page)
+{
+	return xa_err(xa_store(pages, page, xa_mk_value(0), GFP_KERNEL));
+}
+
+unsigned long rpramfs_pages_first(struct xarray *pages, unsigned long first, unsigned long last)
+{
+	return xa_find(pages, &first, last, XA_PRESENT) ? first : ULONG_MAX;
+}
+
 size_t rpramfs_iter_count(const struct iov_iter *iter)
 {
 	return iov_iter_count(iter);

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 //! RP-RAMFS as a filesystem of the kernel.
 //!
-//! `vfs/` and `host.rs`, `claim.rs` hold all the unsafe code: what the kernel promises to each callback
+//! `vfs/` and `host.rs`, `claim.rs`, `memory.rs`, `failed.rs` hold all the unsafe code: what the kernel promises to each callback
 //! is argued there, once. The other files are the filesystem: they translate between the VFS's terms and
 //! the core's, in safe Rust.
 
@@ -27,6 +27,7 @@ mod directories;
 mod errno;
 #[deny(unsafe_code)]
 mod extents;
+mod failed;
 #[deny(unsafe_code)]
 mod handles;
 mod host;

@@ -3,37 +3,71 @@
 //! where it is read, not the end of the machine.
 
 use crate::bindings as c;
-use fs_core::{Error, MappedRegion, Region, Result};
+use crate::failed::Failed;
+use fs_core::{Error, MappedRegion, Region, Result, PAGE_SIZE};
+use kernel::sync::Arc;
 
 /// Claimed memory.
-pub(crate) struct Memory(MappedRegion);
+pub(crate) struct Memory {
+    region: MappedRegion,
+    failed: Arc<Failed>,
+}
 
 impl Memory {
-    pub(crate) fn new(region: MappedRegion) -> Self {
-        Memory(region)
+    pub(crate) fn new(region: MappedRegion, failed: Arc<Failed>) -> Self {
+        Memory { region, failed }
     }
 
-    /// Where `n` bytes from `off` on are.
+    /// Where `n` bytes of a file are.
     #[inline]
     pub(crate) fn address(&self, off: u64, n: u64) -> Result<*mut u8> {
-        self.0.address(off, n)
+        match self.good(off, n) {
+            Ok(()) => self.region.address(off, n),
+            Err(_) => Err(Error::Io),
+        }
+    }
+
+    /// How many of `n` bytes of a file come before the first that is not to be read.
+    #[inline]
+    pub(crate) fn before_failure(&self, off: u64, n: u64) -> u64 {
+        match self.failed_in(off, n) {
+            Some(page) => (page * PAGE_SIZE).saturating_sub(off),
+            None => n,
+        }
+    }
+
+    #[inline]
+    fn failed_in(&self, off: u64, n: u64) -> Option<u64> {
+        let first = off / PAGE_SIZE;
+        let end = off.saturating_add(n).div_ceil(PAGE_SIZE);
+        self.failed.first(first, end.saturating_sub(first))
+    }
+
+    #[inline]
+    fn good(&self, off: u64, n: u64) -> Result<()> {
+        match self.failed_in(off, n) {
+            Some(page) => Err(Error::corrupt(page * PAGE_SIZE, "memory error")),
+            None => Ok(()),
+        }
     }
 }
 
 impl Region for Memory {
     #[inline]
     fn len(&self) -> u64 {
-        self.0.len()
+        self.region.len()
     }
 
     #[inline]
     fn load(&self, off: u64) -> Result<u64> {
-        self.0.load(off)
+        self.good(off, 8)?;
+        self.region.load(off)
     }
 
     #[inline]
     fn store(&self, off: u64, value: u64) -> Result<()> {
-        self.0.store(off, value)
+        self.good(off, 8)?;
+        self.region.store(off, value)
     }
 
     fn compare_exchange(
@@ -42,12 +76,14 @@ impl Region for Memory {
         old: u64,
         new: u64,
     ) -> Result<core::result::Result<(), u64>> {
-        self.0.compare_exchange(off, old, new)
+        self.good(off, 8)?;
+        self.region.compare_exchange(off, old, new)
     }
 
     #[inline]
     fn read(&self, off: u64, buf: &mut [u8]) -> Result<()> {
-        let from = self.address(off, buf.len() as u64)?;
+        self.good(off, buf.len() as u64)?;
+        let from = self.region.address(off, buf.len() as u64)?;
         // SAFETY: both are there for that many bytes, and `buf` is no part of the region. How many bytes
         // could not be read is answered.
         let left =
@@ -60,14 +96,23 @@ impl Region for Memory {
 
     #[inline]
     fn write(&self, off: u64, buf: &[u8]) -> Result<()> {
-        self.0.write(off, buf)
+        self.good(off, buf.len() as u64)?;
+        self.region.write(off, buf)
     }
 
     fn zero(&self, off: u64, len: u64) -> Result<()> {
-        self.0.zero(off, len)
+        self.good(off, len)?;
+        self.region.zero(off, len)
     }
 
     fn copy(&self, from: u64, to: u64, len: u64) -> Result<()> {
-        self.0.copy(from, to, len)
+        self.good(from, len)?;
+        self.good(to, len)?;
+        self.region.copy(from, to, len)
+    }
+
+    #[inline]
+    fn bad_page(&self, page: u64, len: u64) -> Option<u64> {
+        self.failed.first(page, len)
     }
 }

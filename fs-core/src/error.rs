@@ -45,6 +45,8 @@ pub enum Error {
     ReadOnly,
     /// The caller's own memory cannot be read or written (EFAULT).
     Fault,
+    /// The memory that holds the file's bytes has failed (EIO).
+    Io,
     /// The region is mounted by somebody else (EBUSY).
     Busy,
     /// No such extended attribute, or no data past the offset (ENODATA / ENXIO).
@@ -97,6 +99,7 @@ impl Error {
             Error::NotPermitted => 1,
             Error::ReadOnly => 30,
             Error::Fault => 14,
+            Error::Io => 5,
             Error::Busy => 16,
             Error::NoData => 61,
             Error::PastEnd => 6,
@@ -107,6 +110,14 @@ impl Error {
             Error::Corrupt(_) => 117,
         }
     }
+}
+
+/// What touching the bytes of a file came to: that their memory has failed is no damage of the filesystem.
+pub(crate) fn of_file<T>(result: Result<T>) -> Result<T> {
+    result.map_err(|e| match e {
+        Error::Corrupt(_) => Error::Io,
+        e => e,
+    })
 }
 
 impl fmt::Display for Error {
@@ -125,6 +136,7 @@ impl fmt::Display for Error {
             Error::NotPermitted => f.write_str("operation not permitted"),
             Error::ReadOnly => f.write_str("read-only filesystem"),
             Error::Fault => f.write_str("bad address"),
+            Error::Io => f.write_str("memory error"),
             Error::Busy => f.write_str("the region is in use"),
             Error::NoData => f.write_str("no such attribute"),
             Error::PastEnd => f.write_str("offset past the end of the file"),

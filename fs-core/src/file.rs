@@ -4,7 +4,7 @@
 //! Ordering rule of every write here: bytes are in place before the extent that makes them visible
 //! is committed, and the size is raised by the same transaction that makes a piece written.
 
-use crate::error::{Error, Result};
+use crate::error::{of_file, Error, Result};
 use crate::extent;
 use crate::fs::Fs;
 use crate::host::Host;
@@ -172,7 +172,7 @@ impl<R: Region, H: Host> Fs<R, H> {
                 .ok_or(Error::Invalid)?;
             rest = tail;
             match from {
-                Some(from) => self.region.read(from, head),
+                Some(from) => of_file(self.region.read(from, head)),
                 None => {
                     head.fill(0);
                     Ok(())
@@ -219,7 +219,7 @@ impl<R: Region, H: Host> Fs<R, H> {
                 Piece::Mapped(e) => {
                     let end = ((page + e.len) * PAGE).min(to);
                     if !e.unwritten {
-                        self.region.zero(offset(e.page) + at % PAGE, end - at)?;
+                        of_file(self.region.zero(offset(e.page) + at % PAGE, end - at))?;
                     }
                     end
                 }
@@ -265,7 +265,7 @@ impl<R: Region, H: Host> Fs<R, H> {
             let bytes = data
                 .get(pos as usize..(pos + n) as usize)
                 .ok_or(Error::Invalid)?;
-            self.region.write(to, bytes)
+            of_file(self.region.write(to, bytes))
         };
         let mut i = Inode::NONE;
         let (n, _) = self.write_from(&mut i, ino, at, data.len() as u64, fill)?;
@@ -355,7 +355,7 @@ impl<R: Region, H: Host> Fs<R, H> {
                         at,
                         end,
                         0,
-                        &|to, _, n| self.region.zero(to, n),
+                        &|to, _, n| of_file(self.region.zero(to, n)),
                         &mut reserved,
                     )
                 }
@@ -461,9 +461,9 @@ impl<R: Region, H: Host> Fs<R, H> {
     ) -> Result<()> {
         let base = offset(page);
         let skip = at % PAGE;
-        self.region.zero(base, skip)?;
+        of_file(self.region.zero(base, skip))?;
         fill(base + skip, pos, n)?;
-        self.region.zero(base + skip + n, pages * PAGE - skip - n)
+        of_file(self.region.zero(base + skip + n, pages * PAGE - skip - n))
     }
 
     pub(crate) fn do_overwrite(
@@ -729,7 +729,8 @@ impl<R: Region, H: Host> Fs<R, H> {
                         n
                     } else {
                         let base = offset(e.page) + at % PAGE;
-                        let copy: &Fill<'_> = &|dst, pos, n| self.region.copy(base + pos, dst, n);
+                        let copy: &Fill<'_> =
+                            &|dst, pos, n| of_file(self.region.copy(base + pos, dst, n));
                         match self.write_from(&mut i, to, to_at + done, n, copy) {
                             Ok((n, _)) => n,
                             Err(Error::NoSpace) if done > 0 => return Ok(done),

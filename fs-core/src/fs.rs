@@ -2,7 +2,7 @@
 //! A mounted filesystem: its state in ordinary memory, and the operations it offers.
 
 use crate::dir;
-use crate::error::{Error, Result};
+use crate::error::{of_file, Error, Result};
 use crate::host::Host;
 use crate::inode::Inode;
 use crate::journal::{self, Need};
@@ -535,7 +535,7 @@ impl<R: Region, H: Host> Fs<R, H> {
             let bytes = data
                 .get(pos as usize..(pos + n) as usize)
                 .ok_or(Error::Invalid)?;
-            self.region.write(to, bytes)
+            of_file(self.region.write(to, bytes))
         })
     }
 

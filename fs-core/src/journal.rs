@@ -415,8 +415,7 @@ impl<'a, R: Region, H: Host> Tx<'a, R, H> {
         let mut freed = 0;
         for k in 0..self.nfrees {
             let (page, len) = self.frees.get(k).copied().unwrap_or_default();
-            self.release(page, len)?;
-            freed += len;
+            freed += self.release(page, len)?;
         }
         self.account(freed)?;
         if self.n == 0 {
@@ -510,13 +509,16 @@ fn commit_sum<R: Region, H: Host>(fs: &Fs<R, H>, base: u64, low: u64) -> Result<
 
 /// Copies the contents of a committed slot home: words that differ, one store each.
 fn apply<R: Region, H: Host>(fs: &Fs<R, H>, base: u64, n: u64) -> Result<()> {
+    let mut new = [0u8; SECTOR as usize];
+    let mut old = [0u8; SECTOR as usize];
     for i in 0..n {
         let home = fs.region.load(base + slot::TABLE + 8 * i)? & !0xff;
-        let data = base + slot::DATA + SECTOR * i;
-        for w in (0..SECTOR).step_by(8) {
-            let new = fs.region.load(data + w)?;
-            if fs.region.load(home + w)? != new {
-                fs.region.store(home + w, new)?;
+        fs.region.read(base + slot::DATA + SECTOR * i, &mut new)?;
+        fs.region.read(home, &mut old)?;
+        for at in (0..SECTOR as usize).step_by(8) {
+            let word = get64(&new, at);
+            if word != get64(&old, at) {
+                fs.region.store(home + at as u64, word)?;
             }
         }
     }

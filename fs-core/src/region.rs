@@ -68,6 +68,15 @@ pub trait Region: Sync {
     fn persist(&self) -> Result<()> {
         Ok(())
     }
+
+    /// The first of the pages `page..page + len` whose memory has failed, if that is known of any:
+    /// reading or storing there is [`Error::Corrupt`]. No file is given such a page, and one that is
+    /// freed stays allocated, with no file to name it, until a repair gives it back.
+    #[inline]
+    fn bad_page(&self, page: u64, len: u64) -> Option<u64> {
+        let _ = (page, len);
+        None
+    }
 }
 
 /// Is `off..off+len` inside `0..size`?
@@ -342,5 +351,9 @@ impl<T: Region + ?Sized> Region for &T {
     }
     fn persist(&self) -> Result<()> {
         (**self).persist()
+    }
+    #[inline]
+    fn bad_page(&self, page: u64, len: u64) -> Option<u64> {
+        (**self).bad_page(page, len)
     }
 }

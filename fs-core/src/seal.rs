@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0 OR GPL-2.0
 //! Seals: a checksum for each 2 MiB window of a file's data, and the promise not to change it.
 
-use crate::error::{Error, Result};
+use crate::error::{of_file, Error, Result};
 use crate::extent;
 use crate::fs::Fs;
 use crate::host::Host;
@@ -52,7 +52,7 @@ impl<R: Region, H: Host> Fs<R, H> {
                 let n = (stop - at).min(SECTOR);
                 let b = buf.get_mut(..n as usize).unwrap_or_default();
                 match from {
-                    Some(from) => self.region.read(from + done, b)?,
+                    Some(from) => of_file(self.region.read(from + done, b))?,
                     None => b.fill(0),
                 }
                 crc = self.host.crc32(crc, b);

@@ -295,8 +295,22 @@ impl<R: Region, H: Host> Tx<'_, R, H> {
         self.put_chunk(c, part)
     }
 
-    /// Gives pages back: all must be allocated.
-    pub(crate) fn release(&mut self, page: u64, len: u64) -> TxResult<()> {
+    /// Gives pages back, which must all be allocated, but those whose memory has failed: nobody is to be
+    /// given them again. How many that are.
+    pub(crate) fn release(&mut self, page: u64, len: u64) -> TxResult<u64> {
+        let end = page + len;
+        let (mut at, mut given) = (page, 0);
+        while at < end {
+            let bad = self.fs.region.bad_page(at, end - at);
+            let good = bad.unwrap_or(end) - at;
+            self.release_run(at, good)?;
+            given += good;
+            at += good + u64::from(bad.is_some());
+        }
+        Ok(given)
+    }
+
+    fn release_run(&mut self, page: u64, len: u64) -> TxResult<()> {
         let end = page + len;
         let mut at = page;
         while at < end {
@@ -326,8 +340,31 @@ impl<R: Region, H: Host> Tx<'_, R, H> {
         Ok(())
     }
 
-    /// Allocates a run of pages: (first page, number). The pages hold whatever they held.
+    /// Allocates a run of pages: (first page, number). The pages hold whatever they held, and their memory
+    /// is not known to have failed: where it has, a page is left allocated, and nobody names it.
     pub(crate) fn alloc(&mut self, want: Want) -> TxResult<(u64, u64)> {
+        loop {
+            let (page, len) = self.alloc_any(want)?;
+            let Some(bad) = self.fs.region.bad_page(page, len) else {
+                return Ok((page, len));
+            };
+            if !self.frees_left(4) {
+                return Err(Error::NoSpace.into());
+            }
+            let (head, tail) = (bad - page, page + len - bad - 1);
+            if tail > 0 {
+                self.free(bad + 1, tail)?;
+            }
+            if head >= want.least.max(1) {
+                return Ok((page, head));
+            }
+            if head > 0 {
+                self.free(page, head)?;
+            }
+        }
+    }
+
+    fn alloc_any(&mut self, want: Want) -> TxResult<(u64, u64)> {
         let pages = self.claim(want.pages.clamp(1, MAX_FREE), want.least.max(1))?;
         let want = Want {
             pages,

@@ -65,7 +65,7 @@ impl<'a> IovIter<'a> {
     }
 
     /// Copies out of the region, or zeros, and moves on. How many bytes came through: fewer where memory
-    /// is not there.
+    /// is not there, or has failed behind them.
     #[inline]
     pub(crate) fn copy_out(
         &mut self,
@@ -75,6 +75,10 @@ impl<'a> IovIter<'a> {
     ) -> fs_core::Result<u64> {
         let done = match from {
             Some(from) => {
+                let n = match region.before_failure(from, n) {
+                    0 if n > 0 => return Err(Error::Io),
+                    n => n,
+                };
                 let address = region.address(from, n)?;
                 // SAFETY: `n` bytes at `address` are in the region.
                 unsafe { c::rpramfs_copy_to_iter(address.cast(), n as usize, self.0) }

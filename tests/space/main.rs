@@ -2,6 +2,7 @@
 //! A region that is nearly full: what is free can be had, what is kept back is there for those
 //! who give something up, and looking for room costs no more than there is to look at.
 
+mod bad_memory;
 mod nth;
 
 use fs_core::{

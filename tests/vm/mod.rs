@@ -13,6 +13,7 @@ mod lab_notices;
 mod misuse;
 mod module;
 mod module_debug;
+mod module_failure;
 mod module_files;
 mod module_hostile;
 mod module_mount;
@@ -69,6 +70,11 @@ pub const SCENARIOS: &[Scenario] = &[
         name: "from_6_1",
         about: "all that was written under 6.1 is there in 7.x",
         run: from_6_1::run,
+    },
+    Scenario {
+        name: "module_failure",
+        about: "memory fails under the kernel module: an error for who had it, and for nobody else",
+        run: module_failure::run,
     },
     Scenario {
         name: "module_files",

@@ -48,6 +48,9 @@ const STEPS: &[Step] = &[
     step("vm:module_reset", Daily, || vm::scenario("module_reset")),
     step("panic", Daily, panic),
     step("vm:module_mount", Daily, || vm::scenario("module_mount")),
+    step("vm:module_failure", Daily, || {
+        vm::scenario("module_failure")
+    }),
     step("vm:module_hostile", Daily, || {
         vm::scenario("module_hostile")
     }),

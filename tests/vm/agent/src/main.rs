@@ -7,6 +7,7 @@
 
 mod agent;
 mod boot;
+mod failure;
 mod holes;
 mod load;
 mod memory;
@@ -16,6 +17,7 @@ fn main() {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let result = match args.first().map(String::as_str) {
         Some("agent") => agent::serve().map_err(|error| error.to_string()),
+        Some("failure") => failure::main(&args[1..]),
         Some("hold") => memory::hold(&args[1..]),
         Some("holes") => holes::main(&args[1..]),
         Some("load") => load::main(&args[1..]),
