@@ -459,9 +459,11 @@ impl Rename {
         mode: RenameMode,
         moved: &Inode,
     ) -> TxResult<()> {
-        if mode == RenameMode::Whiteout {
+        if let RenameMode::Whiteout { uid, gid } = mode {
             let new = NewInode {
                 mode: S_IFCHR,
+                uid,
+                gid,
                 ..NewInode::default()
             };
             let mut whiteout = Inode::NONE;

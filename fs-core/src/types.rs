@@ -143,7 +143,12 @@ pub enum RenameMode {
     /// Exchange the two (RENAME_EXCHANGE).
     Exchange,
     /// Replace, and leave a whiteout (character device 0:0) at the old name (RENAME_WHITEOUT).
-    Whiteout,
+    Whiteout {
+        /// Owner of the whiteout.
+        uid: u32,
+        /// Its group, where the directory does not say otherwise.
+        gid: u32,
+    },
 }
 
 /// How `setxattr` treats an existing attribute.

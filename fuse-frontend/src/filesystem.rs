@@ -671,7 +671,7 @@ impl<R: Region + Send + 'static> Filesystem for RpRamFs<R> {
 
     fn rename(
         &self,
-        _request: &Request,
+        request: &Request,
         parent: INodeNo,
         name: &OsStr,
         newparent: INodeNo,
@@ -687,7 +687,10 @@ impl<R: Region + Send + 'static> Filesystem for RpRamFs<R> {
         } else if flags == RenameFlags::RENAME_EXCHANGE {
             RenameMode::Exchange
         } else if flags == RenameFlags::RENAME_WHITEOUT {
-            RenameMode::Whiteout
+            RenameMode::Whiteout {
+                uid: request.uid(),
+                gid: request.gid(),
+            }
         } else {
             return reply.error(Errno::EINVAL);
         };

@@ -78,7 +78,7 @@ fn shared_churn<R: Region>(v: &Volume<R, TestHost>, dirs: &[Ino], rng: &mut Rng)
             let mode = match rng.below(4) {
                 0 => RenameMode::Exchange,
                 1 => RenameMode::NoReplace,
-                2 => RenameMode::Whiteout,
+                2 => RenameMode::Whiteout { uid: 0, gid: 0 },
                 _ => RenameMode::Replace,
             };
             check(v.rename(dir, &name, to, &other, mode));

@@ -10,7 +10,7 @@ use rpramfs_tests::fixture::{format, mount};
 use rpramfs_tests::host::{Rng, TestHost};
 use rpramfs_tests::record::{Recorder, Scratch};
 use rpramfs_tests::script::*;
-use rpramfs_tests::tree::Tree;
+use rpramfs_tests::tree::{unnumbered, Tree};
 use rpramfs_tests::workers;
 
 type R0 = Result<(), Error>;
@@ -144,9 +144,10 @@ fn pair(a: Do, b: Do, one_in: u64, rng: &mut Rng, tally: &mut Tally) -> Result<(
         None,
     )?
     .tree;
-    let only_a = tree_of(&alone_a)?;
-    let only_b = tree_of(&run(None, Some(b), None)?)?;
-    let both = tree_of(&run(Some(a), Some(b), None)?)?;
+    let seen = |tree| unnumbered(tree, &neither);
+    let only_a = seen(tree_of(&alone_a)?);
+    let only_b = seen(tree_of(&run(None, Some(b), None)?)?);
+    let both = seen(tree_of(&run(Some(a), Some(b), None)?)?);
     for at in 0..alone_a.first {
         if !rng.one_in(one_in) {
             continue;
@@ -175,11 +176,11 @@ fn pair(a: Do, b: Do, one_in: u64, rng: &mut Rng, tally: &mut Tally) -> Result<(
                 k if k >= r.second.1 => &[&only_b, &both],
                 _ => &[&neither, &only_a, &only_b, &both],
             };
-            let seen = quietly(|| {
-                let seen = look(&scratch, &r.rec.host, None, None)?;
-                permits(allowed, &seen.tree)
+            let fits = quietly(|| {
+                let state = look(&scratch, &r.rec.host, None, None)?;
+                permits(allowed, &seen(state.tree))
             });
-            if let Err(e) = seen.and_then(|r| r) {
+            if let Err(e) = fits.and_then(|r| r) {
                 tally.wrong += 1;
                 if tally.violations.len() < 3 {
                     tally.violations.push(format!(

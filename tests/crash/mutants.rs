@@ -9,7 +9,7 @@ use rpramfs_tests::mutant::{hunt, survey, Outcome};
 /// Mutants that change nothing anybody can tell: file, beginning of the line, why.
 const EQUIVALENT: &[(&str, &str, &str)] = &[(
     "file.rs",
-    "self.region.zero(base + skip + n",
+    "of_file(self.region.zero(base + skip + n",
     "EQUIVALENT where a write ends behind the old end: what is in the last page behind the file's \
      size is not part of the file, and becomes zeros when the file grows",
 )];

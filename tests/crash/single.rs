@@ -191,15 +191,30 @@ fn names() -> Vec<Case> {
             "d/g",
             RenameMode::Exchange,
         ),
-        ("whiteout, same directory", "f", "f2", RenameMode::Whiteout),
+        (
+            "whiteout, same directory",
+            "f",
+            "f2",
+            RenameMode::Whiteout { uid: 0, gid: 0 },
+        ),
         (
             "whiteout, other directory",
             "f",
             "d/f2",
-            RenameMode::Whiteout,
+            RenameMode::Whiteout { uid: 0, gid: 0 },
         ),
-        ("whiteout, over a file", "f", "d/g", RenameMode::Whiteout),
-        ("whiteout, directory", "e", "d/e", RenameMode::Whiteout),
+        (
+            "whiteout, over a file",
+            "f",
+            "d/g",
+            RenameMode::Whiteout { uid: 0, gid: 0 },
+        ),
+        (
+            "whiteout, directory",
+            "e",
+            "d/e",
+            RenameMode::Whiteout { uid: 0, gid: 0 },
+        ),
     ];
     for &(what, old, new, mode) in renames {
         v.push(Case::new(format!("rename, {what}"), base, move |w| {
@@ -295,7 +310,12 @@ fn big_directories() -> Vec<Case> {
                 },
                 move |w| {
                     let b = name(n, len);
-                    rename(w, "e/sub", &format!("d/{b}"), RenameMode::Whiteout)
+                    rename(
+                        w,
+                        "e/sub",
+                        &format!("d/{b}"),
+                        RenameMode::Whiteout { uid: 0, gid: 0 },
+                    )
                 },
             )
             .on(bytes),
@@ -886,7 +906,7 @@ fn full_region() -> Vec<Case> {
                 w,
                 "f",
                 &format!("d/{}", name(1, 255)),
-                RenameMode::Whiteout,
+                RenameMode::Whiteout { uid: 0, gid: 0 },
             ))
         })),
         on(Case::new(

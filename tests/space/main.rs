@@ -237,7 +237,7 @@ fn space_renames_leave_the_reserve() {
         for mode in [
             RenameMode::Replace,
             RenameMode::NoReplace,
-            RenameMode::Whiteout,
+            RenameMode::Whiteout { uid: 0, gid: 0 },
         ] {
             let moved = fs.rename(src, &name, *d, b"y", mode);
             assert_eq!(moved, Err(Error::NoSpace), "{mode:?}");

@@ -12,7 +12,7 @@ use rpramfs_tests::fixture::{audit, drain, format, inode, mount};
 use rpramfs_tests::host::TestHost;
 use rpramfs_tests::record::{Recorder, Scratch};
 use rpramfs_tests::script::*;
-use rpramfs_tests::tree::{walk, Tree};
+use rpramfs_tests::tree::{unnumbered, walk, Tree};
 use std::collections::BTreeSet;
 
 type R0 = Result<(), Error>;
@@ -109,7 +109,7 @@ fn ops() -> Vec<Op> {
             move |w| symlink(w, &at, 1000),
             &[],
         ));
-        for mode in [RenameMode::Replace, RenameMode::Whiteout] {
+        for mode in [RenameMode::Replace, RenameMode::Whiteout { uid: 0, gid: 0 }] {
             let at = new.clone();
             all.push(op(
                 format!("rename beside {n} names, {mode:?}"),
@@ -384,13 +384,17 @@ impl Run {
         for path in &op.loose {
             loose.insert(resolve(&w, path).map_err(|e| format!("{path}: {e}"))?);
         }
+        let before = all.clone();
         let same = |name: &str, want: &Tree, got: &Tree| {
             // How many nodes a tree of pieces has depends on the order in which they came.
-            let mut want = want.clone();
+            let mut want = unnumbered(want.clone(), &before);
+            let got = unnumbered(got.clone(), &before);
             for ino in &loose {
-                want.get_mut(ino).expect(name).pages = got[ino].pages;
+                let want = want.get_mut(ino).expect(name);
+                want.pages = got[ino].pages;
+                want.runs.clone_from(&got[ino].runs);
             }
-            rpramfs_tests::tree::diff(&want, got).map_or(Ok(()), |d| Err(format!("{name}: {d}")))
+            rpramfs_tests::tree::diff(&want, &got).map_or(Ok(()), |d| Err(format!("{name}: {d}")))
         };
         match done {
             Ok(()) => same("it succeeded", after, &rest)?,

@@ -92,7 +92,7 @@ pub const ALPHABET: &[(&str, Do, &[&str])] = &[
     ),
     (
         "whiteout",
-        |w| rename(w, "f", "d/w", RenameMode::Whiteout),
+        |w| rename(w, "f", "d/w", RenameMode::Whiteout { uid: 0, gid: 0 }),
         &[],
     ),
     (

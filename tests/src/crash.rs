@@ -648,8 +648,9 @@ impl Allowed {
             let mut want = want.clone();
             for (ino, node) in &mut want {
                 let Some(g) = got.get(ino) else { continue };
-                if pending {
+                if pending && node.pages != g.pages {
                     node.pages = g.pages;
+                    node.runs.clone_from(&g.runs);
                 }
                 if self.loose.contains(ino) {
                     let before = self.before.get(ino).unwrap_or(node);
@@ -701,6 +702,7 @@ fn between(b: &Node, a: &Node, g: &Node) -> Result<(), String> {
         }
     }
     want.pages = g.pages;
+    want.runs.clone_from(&g.runs);
     if let (Body::File(old), Body::File(new), Body::File(now)) = (&b.body, &a.body, &g.body) {
         let zeros = vec![0u8; 4096];
         let pages: BTreeSet<_> = old.keys().chain(new.keys()).chain(now.keys()).collect();

@@ -674,7 +674,7 @@ impl Model {
                 match mode {
                     RenameMode::NoReplace => r.must(target.is_some(), &[EEXIST]),
                     RenameMode::Exchange => r.must(target.is_none(), &[ENOENT]),
-                    RenameMode::Replace | RenameMode::Whiteout => {
+                    RenameMode::Replace | RenameMode::Whiteout { .. } => {
                         if let (Some(s), Some(t)) = (source, target) {
                             if s != t {
                                 match (self.is_dir(s), self.is_dir(t)) {
@@ -1098,7 +1098,7 @@ impl Model {
         }
         self.dir_changed(dir, now);
         self.dir_changed(new_dir, now);
-        if mode == RenameMode::Whiteout {
+        if let RenameMode::Whiteout { uid, gid } = mode {
             // The core chose its inode; which one, the directory says.
             let white = after
                 .lookup(dir, name)
@@ -1110,12 +1110,11 @@ impl Model {
             self.new_ino(&a)?;
             let new = NewInode {
                 mode: a.mode,
-                uid: a.uid,
-                gid: a.gid,
+                uid,
+                gid,
                 rdev: 0,
             };
             self.add(dir, &new, Kind::Other, &a, now, 1);
-            self.get(a.ino).gid = a.gid;
             self.entries(dir).insert(name.to_vec(), a.ino);
         }
         Ok(())
@@ -1245,6 +1244,7 @@ impl Inode {
             Kind::Other => (0, Body::Other),
         };
         Node {
+            generation: got.generation,
             mode: self.mode,
             nlink: self.nlink,
             uid: self.uid,
@@ -1254,6 +1254,7 @@ impl Inode {
             times: self.times,
             sealed: self.sealed,
             pages: got.pages.clamp(low, high),
+            runs: got.runs.clone(),
             xattrs: self.xattrs.clone(),
             body,
         }

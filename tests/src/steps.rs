@@ -285,7 +285,10 @@ fn plan(step: &Step, m: &Model, lean: Lean, now: i64) -> Do {
             let mode = match (d >> 5) % 8 {
                 0 | 1 => RenameMode::Exchange,
                 2 => RenameMode::NoReplace,
-                3 => RenameMode::Whiteout,
+                3 => RenameMode::Whiteout {
+                    uid: (d >> 9) as u32 % 3,
+                    gid: (d >> 11) as u32 % 3,
+                },
                 _ => RenameMode::Replace,
             };
             // What the caller has to prevent: a directory below itself.

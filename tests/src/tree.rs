@@ -23,9 +23,23 @@ pub enum Body {
     Other,
 }
 
+/// Pages of a file that are allocated and lie behind one another in it: where in the region is its own
+/// affair.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Run {
+    /// The first.
+    pub page: u64,
+    /// How many.
+    pub len: u64,
+    /// Do they read as zeros, whatever they hold?
+    pub unwritten: bool,
+}
+
 /// One inode.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Node {
+    /// Tells it from others that had its number before.
+    pub generation: u32,
     /// Type and permissions.
     pub mode: u32,
     /// Links.
@@ -44,6 +58,8 @@ pub struct Node {
     pub sealed: bool,
     /// Pages the inode says it owns.
     pub pages: u64,
+    /// The pages of a file.
+    pub runs: Vec<Run>,
     /// Extended attributes.
     pub xattrs: BTreeMap<Vec<u8>, Vec<u8>>,
     /// The rest.
@@ -55,6 +71,7 @@ impl Node {
     #[must_use]
     pub fn bare(a: &Attr) -> Self {
         Node {
+            generation: a.generation,
             mode: a.mode,
             nlink: a.nlink,
             uid: a.uid,
@@ -64,6 +81,7 @@ impl Node {
             times: [a.atime, a.mtime, a.ctime, a.btime],
             sealed: a.sealed,
             pages: a.pages,
+            runs: Vec::new(),
             xattrs: BTreeMap::new(),
             body: Body::Other,
         }
@@ -112,6 +130,7 @@ pub fn node<R: Region, H: Host>(
             return Err(format!("listxattr of inode {ino}: a name twice"));
         }
     }
+    let mut runs = Vec::new();
     let body = match a.mode & S_IFMT {
         S_IFDIR => Body::Dir {
             parent: fs.parent(ino).map_err(ctx("parent"))?,
@@ -123,10 +142,16 @@ pub fn node<R: Region, H: Host>(
             buf.truncate(n);
             Body::Link(buf)
         }
-        S_IFREG => Body::File(content(fs, ino, a.size, owned)?),
+        S_IFREG => {
+            let extents = extents(fs, ino)?;
+            owned.extend(extents.iter().map(|e| (e.page, e.len, ino)));
+            runs = joined(&extents);
+            Body::File(content(fs, ino, a.size, &extents)?)
+        }
         _ => Body::Other,
     };
     Ok(Node {
+        runs,
         xattrs,
         body,
         ..Node::bare(&a)
@@ -220,14 +245,32 @@ pub fn extents<R: Region, H: Host>(fs: &Fs<R, H>, ino: Ino) -> Result<Vec<Extent
     Ok(all)
 }
 
+/// Extents as one sees them from the file.
+fn joined(extents: &[Extent]) -> Vec<Run> {
+    let mut runs: Vec<Run> = Vec::new();
+    for e in extents {
+        match runs.last_mut() {
+            Some(r) if r.page + r.len == e.file_page && r.unwritten == e.unwritten => {
+                r.len += e.len;
+            }
+            _ => runs.push(Run {
+                page: e.file_page,
+                len: e.len,
+                unwritten: e.unwritten,
+            }),
+        }
+    }
+    runs
+}
+
 fn content<R: Region, H: Host>(
     fs: &Fs<R, H>,
     ino: Ino,
     size: u64,
-    owned: &mut Vec<(u64, u64, Ino)>,
+    extents: &[Extent],
 ) -> Result<BTreeMap<u64, Vec<u8>>, String> {
     let mut pages = BTreeMap::new();
-    let mut buf = vec![0u8; 16 * 4096];
+    let mut buf = vec![0u8; size.min(16 * 4096) as usize];
     let mut take = |from: u64, to: u64, hole: bool| -> Result<(), String> {
         let mut at = from;
         while at < to {
@@ -255,9 +298,7 @@ fn content<R: Region, H: Host>(
         Ok(())
     };
     let mut at = 0;
-    let all = extents(fs, ino)?;
-    for e in &all {
-        owned.push((e.page, e.len, ino));
+    for e in extents {
         let from = (e.file_page * 4096).min(size);
         let to = e
             .file_page
@@ -368,6 +409,18 @@ pub fn walk<R: Region, H: Host>(fs: &Fs<R, H>, held: &[Ino]) -> Result<Tree, Str
     Ok(tree)
 }
 
+/// Without the generations of inodes that were not there before: where a number is used for the first time,
+/// its generation is random, and who asks for randomness earlier has another.
+#[must_use]
+pub fn unnumbered(mut tree: Tree, before: &Tree) -> Tree {
+    for (ino, node) in &mut tree {
+        if !before.contains_key(ino) {
+            node.generation = 0;
+        }
+    }
+    tree
+}
+
 /// A name for people.
 #[must_use]
 pub fn show(name: &[u8]) -> String {
@@ -415,7 +468,7 @@ pub fn diff_node(w: &Node, g: &Node) -> String {
             let _ = write!(out, "{} {:?}, wanted {:?}; ", stringify!($f), g.$f, w.$f);
         })* };
     }
-    field!(mode nlink uid gid rdev size times sealed pages);
+    field!(generation mode nlink uid gid rdev size times sealed pages runs);
     if w.xattrs != g.xattrs {
         for (name, value) in &w.xattrs {
             match g.xattrs.get(name) {

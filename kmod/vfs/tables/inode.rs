@@ -240,7 +240,7 @@ const WHITEOUT_NOREPLACE: u32 = c::RENAME_WHITEOUT | c::RENAME_NOREPLACE;
 /// # Safety
 /// Called by the VFS with two directories of ours and names in them, all inodes locked.
 unsafe extern "C" fn rename(
-    _idmap: *mut c::mnt_idmap,
+    idmap: *mut c::mnt_idmap,
     dir: *mut c::inode,
     dentry: *mut c::dentry,
     new_dir: *mut c::inode,
@@ -250,10 +250,13 @@ unsafe extern "C" fn rename(
     let mode = match flags {
         0 => RenameMode::Replace,
         c::RENAME_NOREPLACE => RenameMode::NoReplace,
-        // The VFS has seen that the new name is free.
-        WHITEOUT_NOREPLACE => RenameMode::Whiteout,
         c::RENAME_EXCHANGE => RenameMode::Exchange,
-        c::RENAME_WHITEOUT => RenameMode::Whiteout,
+        // Of the second the VFS has seen that the new name is free.
+        c::RENAME_WHITEOUT | WHITEOUT_NOREPLACE => {
+            // SAFETY: both are of this call.
+            let (uid, gid) = unsafe { Idmap::from_raw(idmap).new_owner(Inode::from_raw(dir)) };
+            RenameMode::Whiteout { uid, gid }
+        }
         _ => return Errno::INVALID.negative(),
     };
     // SAFETY: by the contract.

@@ -165,7 +165,12 @@ fn everything(w: &World<'_>) -> R0 {
     }
     touch(w, "second life")?;
     let whiteout = touch(w, "moved away")?;
-    rename(w, "moved away", "dir/moved here", RenameMode::Whiteout)?;
+    rename(
+        w,
+        "moved away",
+        "dir/moved here",
+        RenameMode::Whiteout { uid: 0, gid: 0 },
+    )?;
     times(w, whiteout, [-1, i64::MIN, i64::MAX])
 }
 
