@@ -10,6 +10,7 @@
 #include <linux/fiemap.h>
 #include <linux/fs.h>
 #include <pthread.h>
+#include <sched.h>
 #include <setjmp.h>
 #include <signal.h>
 #include <stdarg.h>
@@ -19,11 +20,13 @@
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/mount.h>
 #include <sys/ptrace.h>
 #include <sys/resource.h>
 #include <sys/sendfile.h>
 #include <sys/stat.h>
 #include <sys/statfs.h>
+#include <sys/syscall.h>
 #include <sys/uio.h>
 #include <sys/wait.h>
 #include <sys/xattr.h>
@@ -1296,6 +1299,96 @@ static void frozen(void)
 	close(dir);
 }
 
+// A user namespace where 0 is 1000 here and 500 is 0 here, kept by nothing but the descriptor.
+static int user_namespace(void)
+{
+	int ready[2], go[2], ns = -1;
+	char c = 0, path[64];
+
+	if (pipe(ready) != 0 || pipe(go) != 0)
+		return -1;
+	pid_t child = fork();
+	if (child == 0) {
+		close(go[1]);
+		if (unshare(CLONE_NEWUSER) == 0 && write(ready[1], &c, 1) == 1)
+			(void)!read(go[0], &c, 1);
+		_exit(0);
+	}
+	close(ready[1]);
+	close(go[0]);
+	if (read(ready[0], &c, 1) == 1) {
+		snprintf(path, sizeof(path), "/proc/%d/uid_map", child);
+		int fd = open(path, O_WRONLY);
+		OK(write(fd, "0 1000 1\n500 0 1\n", 17) == 17);
+		close(fd);
+		snprintf(path, sizeof(path), "/proc/%d/gid_map", child);
+		fd = open(path, O_WRONLY);
+		OK(write(fd, "0 1000 1\n500 0 1\n", 17) == 17);
+		close(fd);
+		snprintf(path, sizeof(path), "/proc/%d/ns/user", child);
+		ns = open(path, O_RDONLY | O_CLOEXEC);
+	}
+	close(ready[0]);
+	close(go[1]);
+	waitpid(child, NULL, 0);
+	return ns;
+}
+
+// A mount that shows other owners than are stored.
+static void mapped(void)
+{
+	struct { uint64_t set, clear, propagation, userns; } attr = { .set = 0x00100000 /* IDMAP */ };
+	struct stat st;
+	int tree, ns = user_namespace();
+
+	OK(ns >= 0);
+	OK(mkdir("m", 0777) == 0 && chmod("m", 0777) == 0 && text("m/old", "old"));
+	OK(mkdir("/tmp/mapped", 0755) == 0 || errno == EEXIST);
+	tree = syscall(SYS_open_tree, AT_FDCWD, "m", 1 /* OPEN_TREE_CLONE */ | O_CLOEXEC);
+	attr.userns = ns;
+	OK(tree >= 0 && syscall(SYS_mount_setattr, tree, "", AT_EMPTY_PATH, &attr, sizeof(attr)) == 0);
+	OK(syscall(SYS_move_mount, tree, "", AT_FDCWD, "/tmp/mapped", 4 /* F_EMPTY_PATH */) == 0);
+	close(tree);
+	close(ns);
+	// What is stored as 0 is 1000's, and what 0 makes is stored as 500.
+	OK(stat("/tmp/mapped/old", &st) == 0 && st.st_uid == 1000 && st.st_gid == 1000);
+	OK(text("/tmp/mapped/new", "new") && stat("/tmp/mapped/new", &st) == 0 && st.st_uid == 0);
+	OK(stat("m/new", &st) == 0 && st.st_uid == 500 && st.st_gid == 500);
+	OK(mkdir("/tmp/mapped/d", 0755) == 0 && stat("m/d", &st) == 0 && st.st_uid == 500);
+	OK(symlink("x", "/tmp/mapped/l") == 0 && lstat("m/l", &st) == 0 && st.st_uid == 500);
+	OK(mknod("/tmp/mapped/p", S_IFIFO | 0600, 0) == 0 && stat("m/p", &st) == 0 && st.st_uid == 500);
+	int fd = open("/tmp/mapped", O_TMPFILE | O_RDWR, 0600);
+	OK(fd >= 0 && fstat(fd, &st) == 0 && st.st_uid == 0);
+	close(fd);
+	OK(renameat2(AT_FDCWD, "/tmp/mapped/p", AT_FDCWD, "/tmp/mapped/q", RENAME_WHITEOUT) == 0);
+	OK(lstat("m/p", &st) == 0 && S_ISCHR(st.st_mode) && st.st_uid == 500 && st.st_gid == 500);
+	// Owners are given in the mount's own numbers; who is nobody in it cannot own anything.
+	OK(chown("/tmp/mapped/new", 1000, 1000) == 0);
+	OK(stat("m/new", &st) == 0 && st.st_uid == 0 && st.st_gid == 0);
+	OK(chown("/tmp/mapped/new", 0, -1) == 0 && stat("m/new", &st) == 0 && st.st_uid == 500);
+	ERR(EOVERFLOW, chown("/tmp/mapped/new", 7, 7));
+	// So is what a user may do, and what he makes.
+	pid_t child = branch();
+	if (child == 0) {
+		OK(setgid(1000) == 0 && setuid(1000) == 0);
+		OK(chmod("/tmp/mapped/old", 0600) == 0 && text("/tmp/mapped/his", "his"));
+		ERR(EPERM, chmod("/tmp/mapped/new", 0600));
+		ERR(EPERM, chmod("m/old", 0644));
+		_exit(failures);
+	}
+	int status = -1;
+	OK(waitpid(child, &status, 0) == child && status == 0);
+	OK(stat("m/his", &st) == 0 && st.st_uid == 0 && st.st_gid == 0);
+	child = branch();
+	if (child == 0) {
+		OK(setuid(7) == 0);
+		ERR(EOVERFLOW, open("/tmp/mapped/his2", O_CREAT | O_RDWR, 0600));
+		_exit(failures);
+	}
+	OK(waitpid(child, &status, 0) == child && status == 0);
+	OK(umount("/tmp/mapped") == 0);
+}
+
 static void misc(void)
 {
 	struct statx x;
@@ -1371,6 +1464,7 @@ static const struct {
 	{ "xattrs", xattrs, 0 },
 	{ "groups", groups, 0 },
 	{ "handles", handles, 0 },
+	{ "mapped", mapped, 0 },
 	{ "misc", misc, 0 },
 	{ "stamps", stamps, 0 },
 	{ "frozen", frozen, 0 },
