@@ -6,7 +6,7 @@ use crate::errno::{Errno, Result};
 use crate::nodes;
 use crate::vfs::fill::{Change, Statfs};
 use crate::vfs::{Dentry, Idmap, Inode, Super};
-use fs_core::{SetAttr, PAGE_SIZE};
+use fs_core::{Error, SetAttr, PAGE_SIZE};
 
 /// chmod, chown, truncate, utimes: what notify_change(9) has checked. The inode is locked.
 pub(crate) fn set(idmap: Idmap, dentry: &Dentry, change: &mut Change<'_>) -> Result {
@@ -54,7 +54,11 @@ fn resize(inode: &Inode, size: u64, set: &SetAttr) -> Result {
     }
     if shrinks && size % PAGE_SIZE != 0 {
         // A mapping shows what the last page holds behind the end.
-        fs.zero_behind_size(inode.ino())?;
+        match fs.zero_behind_size(inode.ino()) {
+            // Of a page that has failed nothing is shown.
+            Err(Error::Io) => {}
+            other => other?,
+        }
     }
     Ok(())
 }

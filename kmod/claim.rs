@@ -129,7 +129,7 @@ impl Claim {
         });
 
         // What is told of the range while it is claimed; where it is mapped is not known yet.
-        let failed = Arc::new(Failed::new()?, GFP_KERNEL)?;
+        let failed = Arc::new(Failed::known(start / PAGE, len / PAGE), GFP_KERNEL)?;
         let place = KBox::new(
             Place {
                 base: NonNull::dangling(),
@@ -279,21 +279,24 @@ unsafe extern "C" fn memory_failure(
     pagemap: *mut c::dev_pagemap,
     pfn: c_ulong,
     pages: c_ulong,
-    _flags: c_int,
+    flags: c_int,
 ) -> c_int {
     // SAFETY: the owner is the `Place` of `Claim::new`, there as long as the struct pages.
     let place = unsafe { &*(*pagemap).owner.cast::<Place>() };
-    let first = pfn.saturating_sub(place.pfn);
-    for page in first..first.saturating_add(pages).min(place.pages) {
-        complain!("memory has failed at offset {:#x}, 4096 bytes: what was there is lost. A file is read, and can be written again, with a hole punched in its place or after it is removed",
-            page as u64 * PAGE
-        );
-        if place.failed.add(page as u64).is_err() {
-            complain!("out of memory: the page will be used all the same");
+    let mut result = 0;
+    for pfn in pfn..pfn.saturating_add(pages) {
+        let Some(page) = pfn.checked_sub(place.pfn).filter(|n| *n < place.pages) else {
+            return Errno::INVALID.negative();
+        };
+        // First, so that no fault maps it again.
+        place.failed.add(page as u64);
+        // SAFETY: a page of ours, with a struct page.
+        let told = unsafe { c::rpramfs_take_away(pfn, flags) };
+        if told != 0 {
+            result = told;
         }
     }
-    // The kernel's own way goes on: it takes mappings away, and tells processes.
-    Errno::NOT_SUPPORTED.negative()
+    result
 }
 
 /// # Safety

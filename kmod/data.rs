@@ -28,6 +28,8 @@ pub(crate) fn read(io: &mut Kiocb<'_>, iter: &mut IovIter<'_>) -> Result<u64> {
     let fs = inode.mount().fs();
     let mut done = 0;
     let mut failures = 0;
+    // Where in the region a copy came to its end too early.
+    let mut stuck = None;
     let result = loop {
         let before = done;
         let result = {
@@ -45,6 +47,7 @@ pub(crate) fn read(io: &mut Kiocb<'_>, iter: &mut IovIter<'_>) -> Result<u64> {
                 let got = iter.copy_out(fs.region(), from, n)?;
                 done += got;
                 if got < n {
+                    stuck = from.map(|from: u64| from + got);
                     Err(Error::Fault)
                 } else {
                     Ok(())
@@ -66,6 +69,9 @@ pub(crate) fn read(io: &mut Kiocb<'_>, iter: &mut IovIter<'_>) -> Result<u64> {
                 }
                 if failures > PATIENCE_READING {
                     // The other side is there: it is the region's memory that has gone bad.
+                    if let Some(at) = stuck {
+                        fs.region().probe(at);
+                    }
                     break Err(Errno::IO);
                 }
             }
@@ -255,7 +261,13 @@ pub(crate) fn copy(from: &File, from_at: u64, to: &File, to_at: u64, len: u64) -
         };
         match copied {
             Ok(n) => done += n,
-            Err(e) => break Err(Errno::from(e)),
+            Err(e) => {
+                // Some of it may be there.
+                if !target.is_unmapped() {
+                    target.forget_mappings(to_at + done, to_at + done + want);
+                }
+                break Err(Errno::from(e));
+            }
         }
         // The end of the source, or of space; or of the task's patience.
         if copied != Ok(want) || !go_on() {

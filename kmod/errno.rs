@@ -22,6 +22,7 @@ impl Errno {
     pub(crate) const NO_MEMORY: Errno = Errno::of(c::ENOMEM);
     pub(crate) const NOT_A_TTY: Errno = Errno::of(c::ENOTTY);
     pub(crate) const NOT_SUPPORTED: Errno = Errno::of(c::EOPNOTSUPP);
+    pub(crate) const OVERFLOW: Errno = Errno::of(c::EOVERFLOW);
     pub(crate) const PERMISSION: Errno = Errno::of(c::EPERM);
     pub(crate) const POISONED: Errno = Errno::of(c::EHWPOISON);
     pub(crate) const READ_ONLY: Errno = Errno::of(c::EROFS);

@@ -1,38 +1,42 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Pages whose memory has failed, as the kernel tells of them: nothing is read or stored there any more.
+//! Pages whose memory has failed: nothing is read or stored there any more, as long as the module is loaded.
 
 use crate::bindings as c;
-use crate::errno::{check, Errno, Result};
-use core::ptr::NonNull;
 use core::sync::atomic::{AtomicBool, Ordering};
+use fs_core::PAGE_SIZE;
 
 /// Those of one range, by their numbers in it.
 pub(crate) struct Failed {
+    /// The frame of page 0.
+    frame: u64,
     any: AtomicBool,
-    pages: NonNull<c::xarray>,
 }
 
-// SAFETY: an XArray has a lock of its own, and may be used from any task.
-unsafe impl Send for Failed {}
-// SAFETY: as for `Send`.
-unsafe impl Sync for Failed {}
-
 impl Failed {
-    pub(crate) fn new() -> Result<Failed> {
-        // SAFETY: allocates.
-        let pages = unsafe { c::rpramfs_pages_new() };
-        Ok(Failed {
-            any: AtomicBool::new(false),
-            pages: NonNull::new(pages).ok_or(Errno::NO_MEMORY)?,
-        })
+    /// What is known of a range from an earlier mount.
+    pub(crate) fn known(frame: u64, pages: u64) -> Failed {
+        let failed = Failed {
+            frame,
+            any: AtomicBool::new(true),
+        };
+        let any = failed.first(0, pages).is_some();
+        failed.any.store(any, Ordering::Relaxed);
+        failed
     }
 
     /// Notes that a page has failed.
-    pub(crate) fn add(&self, page: u64) -> Result {
-        // SAFETY: the array lives as long as `self`; called in process context.
-        let added = check(unsafe { c::rpramfs_pages_add(self.pages.as_ptr(), page as _) });
+    pub(crate) fn add(&self, page: u64) {
+        if self.first(page, 1).is_some() {
+            return;
+        }
+        complain!("memory has failed at offset {:#x}, 4096 bytes: what was there is lost. If a file had it, the rest of the file can be read; with a hole punched there it can be written again",
+            page * PAGE_SIZE
+        );
+        // SAFETY: any number may be noted, anywhere.
+        if unsafe { c::rpramfs_frame_failed((self.frame + page) as _) } != 0 {
+            complain!("out of memory: the page will be used all the same");
+        }
         self.any.store(true, Ordering::Release);
-        added
     }
 
     /// The first of the pages `page..page + len` that has failed.
@@ -46,16 +50,16 @@ impl Failed {
 
     #[cold]
     fn look(&self, first: u64, last: u64) -> Option<u64> {
-        // SAFETY: as in `add`.
-        let found =
-            unsafe { c::rpramfs_pages_first(self.pages.as_ptr(), first as _, last as _) } as u64;
-        (found <= last).then_some(found)
+        let frame = |page: u64| self.frame.saturating_add(page) as _;
+        // SAFETY: any numbers may be asked about.
+        let found = unsafe { c::rpramfs_first_failed(frame(first), frame(last)) } as u64;
+        let page = found.checked_sub(self.frame)?;
+        (page <= last).then_some(page)
     }
 }
 
-impl Drop for Failed {
-    fn drop(&mut self) {
-        // SAFETY: nobody else can have it.
-        unsafe { c::rpramfs_pages_free(self.pages.as_ptr()) };
-    }
+/// Forgets all of them: nobody can mount any more.
+pub(crate) fn forget() {
+    // SAFETY: called when the module goes.
+    unsafe { c::rpramfs_forget_failed() };
 }

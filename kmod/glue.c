@@ -391,29 +391,51 @@ unsigned long rpramfs_copy_checked(void *to, const void *from, size_t n)
 	return copy_mc_to_kernel(to, from, n);
 }
 
-struct xarray *rpramfs_pages_new(void)
-{
-	struct xarray *pages = kmalloc(sizeof(*pages), GFP_KERNEL);
+static DEFINE_XARRAY(failed);
 
-	if (pages)
-		xa_init(pages);
-	return pages;
+int rpramfs_frame_failed(unsigned long frame)
+{
+	/* Found while reading, with locks held that reclaim of memory may want. */
+	return xa_err(xa_store(&failed, frame, xa_mk_value(0), GFP_ATOMIC));
 }
 
-void rpramfs_pages_free(struct xarray *pages)
+unsigned long rpramfs_first_failed(unsigned long first, unsigned long last)
 {
-	xa_destroy(pages);
-	kfree(pages);
+	return xa_find(&failed, &first, last, XA_PRESENT) ? first : ULONG_MAX;
 }
 
-int rpramfs_pages_add(struct xarray *pages, unsigned long page)
+void rpramfs_forget_failed(void)
 {
-	return xa_err(xa_store(pages, page, xa_mk_value(0), GFP_KERNEL));
+	xa_destroy(&failed);
 }
 
-unsigned long rpramfs_pages_first(struct xarray *pages, unsigned long first, unsigned long last)
+int rpramfs_take_away(unsigned long frame, int flags)
 {
-	return xa_find(pages, &first, last, XA_PRESENT) ? first : ULONG_MAX;
+	int error = 0;
+#ifdef CONFIG_MEMORY_FAILURE
+	struct folio *folio = pfn_folio(frame);
+	struct address_space *mapping;
+	struct inode *inode = NULL;
+	pgoff_t index = 0;
+
+	rcu_read_lock();
+	mapping = READ_ONCE(folio->mapping);
+	if (mapping) {
+		index = folio->index + (frame - folio_pfn(folio));
+		inode = igrab(mapping->host);
+	}
+	rcu_read_unlock();
+	if (!inode)
+		return 0;
+	/*
+	 * The kernel's own way for a page that it knows no more of looks for the first page of the folio.
+	 * Whoever is not told now meets the page again in a fault.
+	 */
+	error = mf_dax_kill_procs(inode->i_mapping, index, 1, flags);
+	unmap_mapping_range(inode->i_mapping, (loff_t)index << PAGE_SHIFT, PAGE_SIZE, 0);
+	iput(inode);
+#endif
+	return error;
 }
 
 size_t rpramfs_iter_count(const struct iov_iter *iter)

@@ -84,11 +84,13 @@ size_t rpramfs_copy_from_iter(void *to, size_t n, struct iov_iter *iter);
 size_t rpramfs_zero_iter(size_t n, struct iov_iter *iter);
 /* How many bytes could not be read: copy_mc_to_kernel is a macro where memory errors are not recovered. */
 unsigned long rpramfs_copy_checked(void *to, const void *from, size_t n);
-/* Pages that have failed: an XArray's set-up is a macro. The first of a range; ULONG_MAX: none. */
-struct xarray *rpramfs_pages_new(void);
-void rpramfs_pages_free(struct xarray *pages);
-int rpramfs_pages_add(struct xarray *pages, unsigned long page);
-unsigned long rpramfs_pages_first(struct xarray *pages, unsigned long first, unsigned long last);
+
+/* Page frames that have failed: an XArray is set up by macros. The first of a range; ULONG_MAX: none. */
+int rpramfs_frame_failed(unsigned long frame);
+unsigned long rpramfs_first_failed(unsigned long first, unsigned long last);
+void rpramfs_forget_failed(void);
+/* Takes one out of all mappings, and tells who is to know: a folio's page cannot be named without what is inline. */
+int rpramfs_take_away(unsigned long frame, int flags);
 size_t rpramfs_iter_count(const struct iov_iter *iter);
 
 /* Directories, dentries, files: inline. */

@@ -57,6 +57,12 @@ module! {
     alias: ["fs-rpramfs"],
 }
 
+impl Drop for Rpramfs {
+    fn drop(&mut self) {
+        failed::forget();
+    }
+}
+
 struct Rpramfs {
     _registered: vfs::register::Registered,
 }

@@ -324,7 +324,7 @@ impl<R: Region, H: Host> Fs<R, H> {
                 Err(e) => {
                     // Pages taken for what cannot be written after all are not kept.
                     self.unreserve(ino, reserved)?;
-                    if matches!(e, Error::NoSpace | Error::Fault) && done > 0 {
+                    if matches!(e, Error::NoSpace | Error::Fault | Error::Io) && done > 0 {
                         self.file(self, ino, i)?;
                         break;
                     }
@@ -725,31 +725,39 @@ impl<R: Region, H: Host> Fs<R, H> {
                 Piece::Mapped(e) => {
                     let n = ((page + e.len) * PAGE - at).min(len - done);
                     if e.unwritten {
-                        self.write_zeros(to, to_at + done, n)?;
-                        n
+                        self.write_zeros(to, to_at + done, n).map(|()| n)
                     } else {
                         let base = offset(e.page) + at % PAGE;
+                        let n = self.before_bad(base, n);
                         let copy: &Fill<'_> =
                             &|dst, pos, n| of_file(self.region.copy(base + pos, dst, n));
-                        match self.write_from(&mut i, to, to_at + done, n, copy) {
-                            Ok((n, _)) => n,
-                            Err(Error::NoSpace) if done > 0 => return Ok(done),
-                            Err(e) => return Err(e),
-                        }
+                        self.write_from(&mut i, to, to_at + done, n, copy)
+                            .map(|(n, _)| n)
                     }
                 }
                 Piece::Hole(end) => {
                     let n = (end.saturating_mul(PAGE) - at).min(len - done);
-                    self.write_zeros(to, to_at + done, n)?;
-                    n
+                    self.write_zeros(to, to_at + done, n).map(|()| n)
                 }
             };
-            if n == 0 {
-                break;
+            match n {
+                Ok(0) => break,
+                Ok(n) => done += n,
+                Err(Error::NoSpace | Error::Io) if done > 0 => break,
+                Err(e) => return Err(e),
             }
-            done += n;
         }
         Ok(done)
+    }
+
+    /// How many of `n` bytes come before a page that has failed; all of them where the first is in it.
+    fn before_bad(&self, off: u64, n: u64) -> u64 {
+        let first = off / PAGE;
+        let pages = (off % PAGE + n).div_ceil(PAGE);
+        match self.region.bad_page(first, pages) {
+            Some(bad) if bad > first => bad * PAGE - off,
+            _ => n,
+        }
     }
 
     /// Makes a range read as zeros without allocating anything.

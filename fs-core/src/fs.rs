@@ -190,9 +190,14 @@ impl<R: Region, H: Host> Fs<R, H> {
         }
     }
 
+    /// Nothing is to be changed any more.
+    pub(crate) fn set_damaged(&self) {
+        self.damaged.store(true, Ordering::Release);
+    }
+
     /// Was corruption met?
     pub(crate) fn is_damaged(&self) -> bool {
-        self.damaged.load(Ordering::Relaxed)
+        self.damaged.load(Ordering::Acquire)
     }
 
     /// Gives the mount marker back. There is nothing else to do.
@@ -236,7 +241,7 @@ impl<R: Region, H: Host> Fs<R, H> {
     fn note(&self, e: Error) -> Error {
         if let Error::Corrupt(c) = &e {
             self.counters.corruptions.fetch_add(1, Ordering::Relaxed);
-            self.damaged.store(true, Ordering::Relaxed);
+            self.set_damaged();
             self.host.report(c);
         }
         e

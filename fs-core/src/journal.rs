@@ -432,10 +432,35 @@ impl<'a, R: Region, H: Host> Tx<'a, R, H> {
         let low = self.n << 16 | (sequence & 0xffff);
         let crc = commit_sum(self.fs, self.base, low)?;
         region.persist()?;
-        // The Release store: all that was staged, and all pages filled before, is seen with it.
-        region.store(self.base + slot::COMMIT, u64::from(crc) << 32 | low)?;
-        region.persist()?;
+        if self.fs.is_damaged() {
+            // What is staged may rest on a transaction that was not carried out.
+            return Err(Error::ReadOnly.into());
+        }
+        // Before the locks go: no other transaction may rest on one that was not carried out. The next
+        // mount replays it.
+        self.carry_out(u64::from(crc) << 32 | low)
+            .inspect_err(|_| self.fs.set_damaged())?;
 
+        let c = &self.fs.counters;
+        c.sectors.fetch_add(self.n, Ordering::Relaxed);
+        c.allocated.fetch_add(self.taken, Ordering::Relaxed);
+        c.freed.fetch_add(freed, Ordering::Relaxed);
+        // What was taken was counted when it was claimed.
+        self.claimed = self.claimed.saturating_sub(self.taken);
+        self.fs.free.fetch_add(freed as i64, Ordering::Relaxed);
+        self.fs.inodes.fetch_add(self.inodes, Ordering::Relaxed);
+        self.fs.pending.fetch_add(self.pending, Ordering::Relaxed);
+        Ok(())
+    }
+}
+
+impl<R: Region, H: Host> Tx<'_, R, H> {
+    /// Commit, copy home, clear.
+    fn carry_out(&self, commit: u64) -> Result<()> {
+        let region = &self.fs.region;
+        // The Release store: all that was staged, and all pages filled before, is seen with it.
+        region.store(self.base + slot::COMMIT, commit)?;
+        region.persist()?;
         if self.itable {
             // A reader that has spun in vain waits for this lock.
             self.fs.host.lock(lock::MAP);
@@ -450,18 +475,7 @@ impl<'a, R: Region, H: Host> Tx<'a, R, H> {
         region.persist()?;
         region.store(self.base + slot::COMMIT, 0)?;
         // Before the slot is used again, and before another transaction changes the same sectors.
-        region.persist()?;
-
-        let c = &self.fs.counters;
-        c.sectors.fetch_add(self.n, Ordering::Relaxed);
-        c.allocated.fetch_add(self.taken, Ordering::Relaxed);
-        c.freed.fetch_add(freed, Ordering::Relaxed);
-        // What was taken was counted when it was claimed.
-        self.claimed = self.claimed.saturating_sub(self.taken);
-        self.fs.free.fetch_add(freed as i64, Ordering::Relaxed);
-        self.fs.inodes.fetch_add(self.inodes, Ordering::Relaxed);
-        self.fs.pending.fetch_add(self.pending, Ordering::Relaxed);
-        Ok(())
+        region.persist()
     }
 }
 
@@ -677,6 +691,10 @@ impl<R: Region, H: Host> Fs<R, H> {
     ) -> Result<T> {
         let mut want = 0;
         loop {
+            if self.is_damaged() {
+                // The slot may hold a transaction that was not carried out.
+                return Err(Error::ReadOnly);
+            }
             let seen = self.groups_ready.load(Ordering::Acquire);
             // Dropped by its scope, not by `drop`, which would have a copy of it.
             let result = {

@@ -348,18 +348,24 @@ impl<R: Region, H: Host> Tx<'_, R, H> {
             let Some(bad) = self.fs.region.bad_page(page, len) else {
                 return Ok((page, len));
             };
-            if !self.frees_left(4) {
-                return Err(Error::NoSpace.into());
+            // The first part that is long enough; the rest is given back, but for what has failed.
+            let end = page + len;
+            let (mut from, mut to) = (page, bad);
+            while to - from < want.least.max(1) && to < end {
+                from = to + 1;
+                to = self.fs.region.bad_page(from, end - from).unwrap_or(end);
             }
-            let (head, tail) = (bad - page, page + len - bad - 1);
-            if tail > 0 {
-                self.free(bad + 1, tail)?;
+            let found = to - from >= want.least.max(1);
+            let rest = if found {
+                [(page, from - page), (to, end - to)]
+            } else {
+                [(page, len), (end, 0)]
+            };
+            for (page, len) in rest.into_iter().filter(|(_, len)| *len > 0) {
+                self.free(page, len)?;
             }
-            if head >= want.least.max(1) {
-                return Ok((page, head));
-            }
-            if head > 0 {
-                self.free(page, head)?;
+            if found {
+                return Ok((from, to - from));
             }
         }
     }

@@ -204,7 +204,8 @@ impl Store<'_> {
     /// Changes a word of a journal slot.
     fn put_word(&mut self, at: u64, word: u64) -> crate::Result<()> {
         if self.is_live() {
-            return self.base().store(at, word);
+            self.base().store(at, word)?;
+            return self.base().persist();
         }
         let sector = at - at % SECTOR;
         let mut bytes = self.sector(sector)?;

@@ -207,6 +207,7 @@ impl<'a> Store<'a> {
                 for (off, bytes) in &batch {
                     self.base.write(*off, bytes.as_slice())?;
                 }
+                self.base.persist()?;
                 continue;
             };
             let count = batch.len() as u64;

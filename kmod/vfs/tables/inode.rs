@@ -255,6 +255,9 @@ unsafe extern "C" fn rename(
         c::RENAME_WHITEOUT | WHITEOUT_NOREPLACE => {
             // SAFETY: both are of this call.
             let (uid, gid) = unsafe { Idmap::from_raw(idmap).new_owner(Inode::from_raw(dir)) };
+            if uid == u32::MAX || gid == u32::MAX {
+                return Errno::OVERFLOW.negative();
+            }
             RenameMode::Whiteout { uid, gid }
         }
         _ => return Errno::INVALID.negative(),

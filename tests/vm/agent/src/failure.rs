@@ -5,6 +5,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
+use std::ops::Range;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 
@@ -32,21 +33,21 @@ fn number(text: &str) -> Result<u64, String> {
 }
 
 fn all(base: u64, dir: &str) -> Result<(), String> {
-    // Who has a page mapped is told at once. Without, who reads it is, by the machine.
-    fs::write("/proc/sys/vm/memory_failure_early_kill", "1").map_err(text)?;
     let place = format!("{dir}/file");
     let file = pattern(&place)?;
     // One page in the middle of a mapping, with somebody who has it mapped.
-    let user = Child::mapping(&file, 0, 100)?;
+    let user = Child::mapping(&file, 0..101, 100)?;
+    let neighbour = Child::mapping(&file, 0..102, 101)?;
     fail(base + physical(&file, 100)?)?;
     expect("who had it mapped", user.end()?, Some(libc::SIGBUS))?;
+    expect("who had another", neighbour.end()?, None)?;
     lost(&file, 100)?;
     // One that nobody has mapped, the first of the file, and of a large page.
     fail(base + physical(&file, 0)?)?;
     lost(&file, 0)?;
     for good in [1, 99, 101, 511, 512, PAGES - 1] {
         kept(&file, good)?;
-        let user = Child::mapping(&file, good, good)?;
+        let user = Child::mapping(&file, good..good + 1, good)?;
         expect("who maps a good page", user.end()?, None)?;
     }
     // What comes before it is read.
@@ -61,9 +62,10 @@ fn all(base: u64, dir: &str) -> Result<(), String> {
         let mut back = [0; PAGE as usize];
         file.read_exact_at(&mut back, page * PAGE).map_err(text)?;
         expect("what was written anew", back == fresh, true)?;
-        let user = Child::mapping(&file, page, page)?;
+        let user = Child::mapping(&file, page..page + 1, page)?;
         expect("who maps it anew", user.end()?, None)?;
     }
+    huge(base, &format!("{dir}/huge"))?;
     // Free pages that fail: nobody is given one.
     let pages: Result<Vec<u64>, String> = (200..264).map(|p| physical(&file, p)).collect();
     drop(file);
@@ -88,6 +90,43 @@ fn expect<T: PartialEq + std::fmt::Debug>(what: &str, is: T, should: T) -> Resul
     } else {
         Err(format!("{what}: {is:?} instead of {should:?}"))
     }
+}
+
+/// Pages in the middle of large ones, mapped whole and in part.
+fn huge(base: u64, place: &str) -> Result<(), String> {
+    let file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create_new(true)
+        .open(place)
+        .map_err(text)?;
+    file.write_all_at(&vec![7; 4 << 20], 0).map_err(text)?;
+    let all = 0..1024;
+    let user = Child::mapping(&file, all.clone(), 612)?;
+    let neighbour = Child::mapping(&file, all.clone(), 712)?;
+    fail(base + physical(&file, 612)?)?;
+    expect("who had it mapped large", user.end()?, Some(libc::SIGBUS))?;
+    expect("who had its neighbour", neighbour.end()?, None)?;
+    lost(&file, 612)?;
+    let user = Child::mapping(&file, all.clone(), 712)?;
+    let part = Child::mapping(&file, 700..713, 712)?;
+    let first = Child::mapping(&file, all, 512)?;
+    fail(base + physical(&file, 712)?)?;
+    expect("who had all", user.end()?, Some(libc::SIGBUS))?;
+    expect("who had a part", part.end()?, Some(libc::SIGBUS))?;
+    expect("who had the first page", first.end()?, None)?;
+    lost(&file, 712)?;
+    // A copy tells how far it came.
+    let other = File::create(format!("{place}-copy")).map_err(text)?;
+    let size = 4 << 20;
+    // SAFETY: descriptors of ours, and no offsets.
+    let copied = unsafe {
+        let (none, fds) = (std::ptr::null_mut(), (file.as_raw_fd(), other.as_raw_fd()));
+        libc::copy_file_range(fds.0, none, fds.1, none, size, 0)
+    };
+    expect("bytes copied before a bad page", copied as u64, 612 * PAGE)?;
+    fs::remove_file(format!("{place}-copy")).map_err(text)?;
+    fs::remove_file(place).map_err(text)
 }
 
 /// Tells the kernel that the memory at a physical address has failed.
@@ -127,7 +166,7 @@ fn lost(file: &File, page: u64) -> Result<(), String> {
     expect("read(2)", errno(read), eio)?;
     let written = file.write_at(&bytes, page * PAGE + 8);
     expect("write(2)", errno(written), eio)?;
-    let user = Child::mapping(file, page, page)?;
+    let user = Child::mapping(file, page..page + 1, page)?;
     expect("who maps it now", user.end()?, Some(libc::SIGBUS))
 }
 
@@ -196,13 +235,13 @@ fn physical(file: &File, page: u64) -> Result<u64, String> {
 /// A process that has mapped a page of a file.
 struct Child {
     pid: libc::pid_t,
-    /// Closed to let it go on.
+    /// Written to, to let it go on.
     go: [libc::c_int; 2],
 }
 
 impl Child {
-    /// Maps all from page `first` on and reads page `page`, and once more before it ends.
-    fn mapping(file: &File, first: u64, page: u64) -> Result<Child, String> {
+    /// Maps `pages` and reads page `page` of the file, and once more before it ends.
+    fn mapping(file: &File, pages: Range<u64>, page: u64) -> Result<Child, String> {
         let mut go = [0; 2];
         let mut ready = [0; 2];
         // SAFETY: there is room for two descriptors each.
@@ -221,16 +260,18 @@ impl Child {
                 libc::signal(libc::SIGBUS, libc::SIG_DFL);
                 let address = libc::mmap(
                     std::ptr::null_mut(),
-                    ((page - first + 1) * PAGE) as usize,
+                    ((pages.end - pages.start) * PAGE) as usize,
                     libc::PROT_READ | libc::PROT_WRITE,
                     libc::MAP_SHARED,
                     file.as_raw_fd(),
-                    (first * PAGE) as libc::off_t,
+                    (pages.start * PAGE) as libc::off_t,
                 );
                 if address == libc::MAP_FAILED {
                     libc::_exit(3);
                 }
-                let byte = address.cast::<u8>().add(((page - first) * PAGE) as usize);
+                let byte = address
+                    .cast::<u8>()
+                    .add(((page - pages.start) * PAGE) as usize);
                 let seen = byte.read_volatile();
                 byte.write_volatile(seen);
                 libc::close(go[1]);
@@ -258,6 +299,8 @@ impl Child {
         let mut status = 0;
         // SAFETY: a descriptor and a child of ours.
         unsafe {
+            // A later child may have this side open too, so that closing it says nothing.
+            libc::write(self.go[1], [0u8].as_ptr().cast(), 1);
             libc::close(self.go[1]);
             if libc::waitpid(self.pid, &mut status, 0) != self.pid {
                 return Err(text(io::Error::last_os_error()));
