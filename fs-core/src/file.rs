@@ -400,12 +400,14 @@ impl<R: Region, H: Host> Fs<R, H> {
         let now = self.host.now();
         match self.piece(i, page)? {
             Piece::Mapped(e) if !e.unwritten => {
-                let n = ((page + e.len) * PAGE).min(end) - at;
-                fill(offset(e.page) + at % PAGE, pos, n)?;
+                let to = offset(e.page) + at % PAGE;
+                let n = self.before_bad(to, ((page + e.len) * PAGE).min(end) - at);
+                fill(to, pos, n)?;
                 Ok((n, false))
             }
             Piece::Mapped(e) => {
-                let stop = last.min(page + e.len);
+                let whole = (last.min(page + e.len) - page) * PAGE;
+                let stop = page + self.before_bad(offset(e.page), whole) / PAGE;
                 let n = (stop * PAGE).min(end) - at;
                 self.fill_pages(e.page, stop - page, at, n, pos, fill)?;
                 self.run(|tx| {

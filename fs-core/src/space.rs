@@ -361,13 +361,21 @@ impl<R: Region, H: Host> Tx<'_, R, H> {
             } else {
                 [(page, len), (end, 0)]
             };
-            for (page, len) in rest.into_iter().filter(|(_, len)| *len > 0) {
-                self.free(page, len)?;
+            for (page, len) in rest {
+                // Else there is nothing to give back.
+                if self.has_good_page(page, len) {
+                    self.free(page, len)?;
+                }
             }
             if found {
                 return Ok((from, to - from));
             }
         }
+    }
+
+    fn has_good_page(&self, page: u64, len: u64) -> bool {
+        let end = page + len;
+        (page..end).any(|at| self.fs.region.bad_page(at, end - at) != Some(at))
     }
 
     fn alloc_any(&mut self, want: Want) -> TxResult<(u64, u64)> {

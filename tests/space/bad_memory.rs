@@ -138,6 +138,27 @@ fn free_memory_that_fails_is_given_to_nobody() {
     leaves(fs, bad);
 }
 
+/// A hundred pages side by side, where the next page that is asked for would come from.
+#[test]
+fn many_side_by_side_are_passed_by() {
+    let fs = made();
+    let ino = file(&fs, "f");
+    assert_eq!(fs.write(ino, 0, &[1; 4096]), Ok(4096));
+    let first = extents(&fs, ino).expect("extents")[0].page;
+    for page in first + 1..first + 101 {
+        fs.region().fail(page);
+    }
+    for n in 0..50 {
+        let name = format!("link {n}");
+        fs.symlink(ROOT_INO, name.as_bytes(), &[b't'; 500], &new(0o777))
+            .expect("a page for the target");
+        let ino = file(&fs, &format!("file {n}"));
+        assert_eq!(fs.write(ino, 0, &[2; 9 * 4096]), Ok(9 * 4096), "{n}");
+    }
+    assert_eq!(fs.host().reports(), []);
+    assert!(!fs.is_read_only());
+}
+
 #[test]
 fn a_file_loses_what_it_had_there() {
     let fs = made();
@@ -150,6 +171,9 @@ fn a_file_loses_what_it_had_there() {
     let mut buf = [0; 4096];
     assert_eq!(fs.read(ino, 10 * 4096, &mut buf), Err(Error::Io));
     assert_eq!(fs.write(ino, 10 * 4096 + 100, b"new"), Err(Error::Io));
+    // What comes before it is written, and told.
+    let again = fs.write(ino, 8 * 4096, &bytes[8 * 4096..16 * 4096]);
+    assert_eq!(again, Ok(2 * 4096));
     assert_eq!(fs.read(ino, 9 * 4096, &mut buf), Ok(4096));
     assert_eq!(buf, bytes[9 * 4096..10 * 4096]);
     assert_eq!(fs.write(ino, 11 * 4096, b"new"), Ok(3));
