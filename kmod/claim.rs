@@ -7,6 +7,7 @@ use crate::failed::Failed;
 use crate::memory::Memory;
 use crate::source::Range;
 use core::ptr::NonNull;
+use core::sync::atomic::{AtomicBool, Ordering};
 use fs_core::layout::{Geometry, PAGE};
 use fs_core::MappedRegion;
 use kernel::ffi::{c_int, c_long, c_ulong, c_void};
@@ -55,11 +56,18 @@ impl Peek {
     }
 
     /// The mapped memory.
-    pub(crate) fn region(&self) -> MappedRegion {
+    pub(crate) fn memory(&self) -> Result<Memory> {
         // SAFETY: mapped, page-aligned, `len` a multiple of 4096 below `isize::MAX` (a range of physical
-        // memory); callers use the value while `self` lives, as they borrow from it.
-        unsafe { MappedRegion::new(self.base, self.range.len) }
+        // memory); the caller drops the value before `self`.
+        let region = unsafe { MappedRegion::new(self.base, self.range.len) };
+        Ok(Memory::new(region, known(self.range)?))
     }
+}
+
+/// What is known to have failed in a range.
+fn known(range: Range) -> Result<Arc<Failed>> {
+    let failed = Failed::known(range.start / PAGE, range.len / PAGE);
+    Ok(Arc::new(failed, GFP_KERNEL)?)
 }
 
 impl Drop for Peek {
@@ -77,6 +85,7 @@ pub(crate) struct Claim {
     pagemap: NonNull<c::dev_pagemap>,
     dax: NonNull<c::dax_device>,
     failed: Arc<Failed>,
+    given_back: AtomicBool,
 }
 
 // SAFETY: the value only keeps addresses; what it calls may be called from any task.
@@ -129,13 +138,14 @@ impl Claim {
         });
 
         // What is told of the range while it is claimed; where it is mapped is not known yet.
-        let failed = Arc::new(Failed::known(start / PAGE, len / PAGE), GFP_KERNEL)?;
+        let failed = known(range)?;
         let place = KBox::new(
             Place {
                 base: NonNull::dangling(),
                 pfn: (start / PAGE) as c_ulong,
                 pages: (len / PAGE) as c_ulong,
                 failed: failed.clone(),
+                left: AtomicBool::new(false),
             },
             GFP_KERNEL,
         )?;
@@ -207,6 +217,7 @@ impl Claim {
             pagemap: unsafe { NonNull::new_unchecked(pagemap) },
             dax,
             failed,
+            given_back: AtomicBool::new(false),
         })
     }
 
@@ -228,11 +239,26 @@ impl Claim {
     }
 }
 
-impl Drop for Claim {
-    fn drop(&mut self) {
+impl Claim {
+    /// Files go, and the filesystem with them: who handles a failure has let go of them when this returns.
+    pub(crate) fn leave_files(&self) {
+        // SAFETY: the device has its `Place`; the flag is read and written under a lock of the callee's.
+        unsafe {
+            let place = c::dax_get_private(self.dax.as_ptr()).cast::<Place>();
+            if !place.is_null() {
+                c::rpramfs_leave_files((*place).left.as_ptr());
+            }
+        }
+    }
+
+    /// Gives everything back. No inode, so no mapping, is left, and nobody uses the memory.
+    pub(crate) fn give_back(&self) {
+        if self.given_back.swap(true, Ordering::AcqRel) {
+            return;
+        }
         let (start, len) = (self.range.start, self.range.len);
-        // SAFETY: undone in the reverse order of `new`. No inode, so no mapping, is left: the superblock
-        // is gone. `dax_get_private` would be null after `kill_dax`, so it is asked before.
+        // SAFETY: undone once, in the reverse order of `new`. `dax_get_private` would be null after
+        // `kill_dax`, so it is asked before.
         unsafe {
             let place = c::dax_get_private(self.dax.as_ptr()).cast::<Place>();
             c::kill_dax(self.dax.as_ptr());
@@ -247,12 +273,20 @@ impl Drop for Claim {
     }
 }
 
+impl Drop for Claim {
+    fn drop(&mut self) {
+        self.give_back();
+    }
+}
+
 /// What the operations below know of a range: address, first frame, how many there are, which have failed.
 struct Place {
     base: NonNull<u8>,
     pfn: c_ulong,
     pages: c_ulong,
     failed: Arc<Failed>,
+    /// Files are not looked for any more.
+    left: AtomicBool,
 }
 
 impl Place {
@@ -291,7 +325,7 @@ unsafe extern "C" fn memory_failure(
         // First, so that no fault maps it again.
         place.failed.add(page as u64);
         // SAFETY: a page of ours, with a struct page.
-        let told = unsafe { c::rpramfs_take_away(pfn, flags) };
+        let told = unsafe { c::rpramfs_take_away(pfn, flags, place.left.as_ptr()) };
         if told != 0 {
             result = told;
         }

@@ -11,6 +11,7 @@ use crate::nodes;
 use crate::vfs::inode::{LockedPair, MetaShared};
 use crate::vfs::iov::Kiocb;
 use crate::vfs::{File, Inode, IovIter};
+use core::cell::Cell;
 use fs_core::{Error, Extent, Fallocate, Host, Seek, PAGE_SIZE};
 
 /// Copies that got nowhere, though the caller's memory was there, before we give up: it may have gone again.
@@ -122,7 +123,7 @@ fn overwrite(inode: &Inode, at: u64, iter: &IovIter<'_>) -> bool {
     let to = bytes_only
         .then(|| in_place(inode, &meta, at, len))
         .flatten();
-    to.is_some_and(|to| iter.copy_in(fs.region(), to, 0, len).is_ok())
+    to.is_some_and(|to| iter.copy_in(fs.region(), to, 0, len) == Ok(len))
 }
 
 /// Writes to the position of `io`.
@@ -146,11 +147,18 @@ pub(crate) fn write(io: &mut Kiocb<'_>, iter: &mut IovIter<'_>) -> Result<u64> {
     }
     let mut done = 0;
     let mut failures = 0;
+    let reached = Cell::new(0);
     let result = loop {
         let at = io.position() + done;
         let mut want = iter.count();
         if want == 0 {
             break Ok(());
+        }
+        // What came before the place where the last copy ended: what is there stops the next one at its first
+        // byte, which is tried outside of locks.
+        match reached.take() {
+            0 => {}
+            n => want = want.min(n),
         }
         if failures > 1 {
             // So much that not all of it stays in memory at once.
@@ -159,7 +167,12 @@ pub(crate) fn write(io: &mut Kiocb<'_>, iter: &mut IovIter<'_>) -> Result<u64> {
         let result = {
             let _meta = inode.meta(0);
             let result = fs.write_with(inode.ino(), at, want, &|to, pos, n| {
-                iter.copy_in(fs.region(), to, pos, n)
+                let came = iter.copy_in(fs.region(), to, pos, n)?;
+                if came < n {
+                    reached.set(pos + came);
+                    return Err(Error::Fault);
+                }
+                Ok(())
             });
             if let Ok(written) = &result {
                 inode.refresh(&written.attr);
@@ -171,6 +184,7 @@ pub(crate) fn write(io: &mut Kiocb<'_>, iter: &mut IovIter<'_>) -> Result<u64> {
                 if written.mapped && !inode.is_unmapped() {
                     inode.forget_mappings(at, at + written.bytes);
                 }
+                reached.set(reached.get().saturating_sub(written.bytes));
                 iter.advance(written.bytes);
                 done += written.bytes;
                 failures = 0;

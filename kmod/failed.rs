@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Pages whose memory has failed: nothing is read or stored there any more, as long as the module is loaded.
+//! Pages whose memory has failed: nothing is read or stored there any more, until the machine is started anew.
+//! The module cannot be unloaded once there is one.
 
 use crate::bindings as c;
 use core::sync::atomic::{AtomicBool, Ordering};
@@ -56,10 +57,4 @@ impl Failed {
         let page = found.checked_sub(self.frame)?;
         (page <= last).then_some(page)
     }
-}
-
-/// Forgets all of them: nobody can mount any more.
-pub(crate) fn forget() {
-    // SAFETY: called when the module goes.
-    unsafe { c::rpramfs_forget_failed() };
 }

@@ -327,11 +327,17 @@ int rpramfs_clean(struct inode *inode, struct dax_device *dax, loff_t start, lof
 	return dax_writeback_mapping_range(inode->i_mapping, dax, &wbc);
 }
 
-int rpramfs_clean_all(struct super_block *sb, struct dax_device *dax)
+int rpramfs_clean_before_freeze(struct super_block *sb, struct dax_device *dax)
 {
 	struct inode *inode, *last = NULL;
 	int error = 0;
 
+	/*
+	 * Not in freeze_fs: the last who has an unlinked file may be we, and then its pages are given back,
+	 * which waits for the thaw there.
+	 */
+	if (sb->s_writers.frozen != SB_FREEZE_PAGEFAULT)
+		return 0;
 	spin_lock(&sb->s_inode_list_lock);
 	list_for_each_entry(inode, &sb->s_inodes, i_sb_list) {
 		if (!mapping_tagged(inode->i_mapping, PAGECACHE_TAG_DIRTY) || !igrab(inode))
@@ -395,6 +401,11 @@ static DEFINE_XARRAY(failed);
 
 int rpramfs_frame_failed(unsigned long frame)
 {
+	static atomic_t pinned = ATOMIC_INIT(0);
+
+	/* The kernel's own mapping of it may be gone, and stays so: nobody may come who does not know. */
+	if (!atomic_xchg(&pinned, 1))
+		__module_get(THIS_MODULE);
 	/* Found while reading, with locks held that reclaim of memory may want. */
 	return xa_err(xa_store(&failed, frame, xa_mk_value(0), GFP_ATOMIC));
 }
@@ -404,12 +415,17 @@ unsigned long rpramfs_first_failed(unsigned long first, unsigned long last)
 	return xa_find(&failed, &first, last, XA_PRESENT) ? first : ULONG_MAX;
 }
 
-void rpramfs_forget_failed(void)
+/* While one is taken out of a file's mappings, that file is kept: not while its filesystem goes. */
+static DECLARE_RWSEM(files);
+
+void rpramfs_leave_files(bool *left)
 {
-	xa_destroy(&failed);
+	down_write(&files);
+	*left = true;
+	up_write(&files);
 }
 
-int rpramfs_take_away(unsigned long frame, int flags)
+int rpramfs_take_away(unsigned long frame, int flags, const bool *left)
 {
 	int error = 0;
 #ifdef CONFIG_MEMORY_FAILURE
@@ -418,15 +434,16 @@ int rpramfs_take_away(unsigned long frame, int flags)
 	struct inode *inode = NULL;
 	pgoff_t index = 0;
 
+	down_read(&files);
 	rcu_read_lock();
-	mapping = READ_ONCE(folio->mapping);
+	mapping = *left ? NULL : READ_ONCE(folio->mapping);
 	if (mapping) {
 		index = folio->index + (frame - folio_pfn(folio));
 		inode = igrab(mapping->host);
 	}
 	rcu_read_unlock();
 	if (!inode)
-		return 0;
+		goto out;
 	/*
 	 * The kernel's own way for a page that it knows no more of looks for the first page of the folio.
 	 * Whoever is not told now meets the page again in a fault.
@@ -434,6 +451,8 @@ int rpramfs_take_away(unsigned long frame, int flags)
 	error = mf_dax_kill_procs(inode->i_mapping, index, 1, flags);
 	unmap_mapping_range(inode->i_mapping, (loff_t)index << PAGE_SHIFT, PAGE_SIZE, 0);
 	iput(inode);
+out:
+	up_read(&files);
 #endif
 	return error;
 }

@@ -74,9 +74,10 @@ int rpramfs_break_layout(struct inode *inode, loff_t start, loff_t end);
 s64 rpramfs_now(const struct super_block *sb);
 
 /* Mappings may not store any more without a fault, which notes the time and waits where the mount is frozen:
- * of a range of a file, of all files. The writeback_control and the list of inodes are C's. */
+ * of a range of a file; of all files, when a freeze is under way. The writeback_control and the list of inodes
+ * are C's. */
 int rpramfs_clean(struct inode *inode, struct dax_device *dax, loff_t start, loff_t end);
-int rpramfs_clean_all(struct super_block *sb, struct dax_device *dax);
+int rpramfs_clean_before_freeze(struct super_block *sb, struct dax_device *dax);
 
 /* Copying without faults: pagefault_disable is inline. How many bytes came through. */
 size_t rpramfs_copy_to_iter(const void *from, size_t n, struct iov_iter *iter);
@@ -88,9 +89,10 @@ unsigned long rpramfs_copy_checked(void *to, const void *from, size_t n);
 /* Page frames that have failed: an XArray is set up by macros. The first of a range; ULONG_MAX: none. */
 int rpramfs_frame_failed(unsigned long frame);
 unsigned long rpramfs_first_failed(unsigned long first, unsigned long last);
-void rpramfs_forget_failed(void);
-/* Takes one out of all mappings, and tells who is to know: a folio's page cannot be named without what is inline. */
-int rpramfs_take_away(unsigned long frame, int flags);
+/* Takes one out of all mappings, and tells who is to know: a folio's page cannot be named without what is inline.
+ * Not once its filesystem has left, which waits for those under way. */
+int rpramfs_take_away(unsigned long frame, int flags, const bool *left);
+void rpramfs_leave_files(bool *left);
 size_t rpramfs_iter_count(const struct iov_iter *iter);
 
 /* Directories, dentries, files: inline. */

@@ -11,7 +11,7 @@ use fs_core::{Corruption, Host, LOCKS};
 pub(crate) struct KernelHost {
     /// `LOCKS` mutexes.
     locks: NonNull<c::mutex>,
-    /// To be marked read-only when something corrupt is met; null before and after the mount.
+    /// Whose clock is asked; null before and after the mount.
     sb: AtomicPtr<c::super_block>,
 }
 
@@ -30,7 +30,7 @@ impl KernelHost {
         })
     }
 
-    /// The superblock to be marked when something corrupt is met.
+    /// The superblock that files' times are for.
     ///
     /// # Safety
     /// It lives until it is replaced, by null at last.
@@ -132,11 +132,5 @@ impl Host for KernelHost {
             corruption.offset,
             corruption.what
         );
-        let sb = self.sb.load(Ordering::Acquire);
-        if !sb.is_null() {
-            // SAFETY: the superblock lives, by the contract of `set_super`. Others may change the
-            // flags at the same time, as ext4 and others do here too: the flag that counts is the core's.
-            unsafe { (*sb).s_flags |= c::SB_RDONLY };
-        }
     }
 }

@@ -57,12 +57,6 @@ module! {
     alias: ["fs-rpramfs"],
 }
 
-impl Drop for Rpramfs {
-    fn drop(&mut self) {
-        failed::forget();
-    }
-}
-
 struct Rpramfs {
     _registered: vfs::register::Registered,
 }

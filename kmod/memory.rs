@@ -27,6 +27,18 @@ impl Memory {
         }
     }
 
+    /// Of `n` bytes that were to be read `left` did not come.
+    #[inline]
+    fn came_whole(&self, off: u64, n: u64, left: u64) -> Result<()> {
+        if left == 0 {
+            return Ok(());
+        }
+        // Nobody has told us: the machine does only where it was the caller's memory.
+        let failed = off.saturating_add(n.saturating_sub(left));
+        self.failed.add(failed / PAGE_SIZE);
+        Err(Error::corrupt(failed, "memory error"))
+    }
+
     /// Reads all of a page: what has failed there is known then.
     pub(crate) fn probe(&self, off: u64) {
         let mut bytes = [0; 256];
@@ -99,13 +111,7 @@ impl Region for Memory {
         // could not be read is answered.
         let left =
             unsafe { c::rpramfs_copy_checked(buf.as_mut_ptr().cast(), from.cast(), buf.len()) };
-        if left == 0 {
-            return Ok(());
-        }
-        // Nobody has told us: the machine does only where it was the caller's memory.
-        let failed = off + (buf.len() as u64).saturating_sub(left as u64);
-        self.failed.add(failed / PAGE_SIZE);
-        Err(Error::corrupt(off, "memory error"))
+        self.came_whole(off, buf.len() as u64, left as u64)
     }
 
     #[inline]
@@ -122,7 +128,12 @@ impl Region for Memory {
     fn copy(&self, from: u64, to: u64, len: u64) -> Result<()> {
         self.good(from, len)?;
         self.good(to, len)?;
-        self.region.copy(from, to, len)
+        let source = self.region.address(from, len)?;
+        let target = self.region.address(to, len)?;
+        // SAFETY: both are there for that many bytes, and do not overlap, as `Region::copy` demands.
+        let left =
+            unsafe { c::rpramfs_copy_checked(target.cast(), source.cast(), len as usize) } as u64;
+        self.came_whole(from, len, left)
     }
 
     #[inline]

@@ -8,6 +8,7 @@ use crate::memory::Memory;
 use crate::reclaim::Reclaim;
 use crate::source::Range;
 use crate::vfs::work::Work;
+use core::sync::atomic::{AtomicBool, Ordering};
 use fs_core::{Error, Fs, MountOptions, Owner, OwnerKind, SuperInfo};
 use kernel::prelude::*;
 use kernel::sync::SetOnce;
@@ -27,6 +28,7 @@ pub(crate) struct Mount {
     fs: Core,
     // After `fs`, which uses the memory.
     claim: Claim,
+    closed: AtomicBool,
 }
 
 impl Site {
@@ -111,13 +113,18 @@ impl Mount {
             (crate::host::clock() - claimed) / 1000,
             if read_only { ", read-only" } else { "" }
         );
-        Ok(KBox::new(Mount { fs, claim }, GFP_KERNEL)?)
+        let mount = Mount {
+            fs,
+            claim,
+            closed: AtomicBool::new(false),
+        };
+        Ok(KBox::new(mount, GFP_KERNEL)?)
     }
 
     /// Reads the superblock and the marker, before anything is claimed.
     fn look(range: Range, host: &KernelHost, boot_id: &[u8; 16]) -> Result<SuperInfo> {
         let peek = Peek::new(range)?;
-        let info = fs_core::probe(&peek.region(), &host).map_err(|e| explain(range, e, None))?;
+        let info = fs_core::probe(&peek.memory()?, &host).map_err(|e| explain(range, e, None))?;
         match info.owner {
             Some(owner) if owner.boot_id == *boot_id && lives(&owner) => {
                 Err(explain(range, Error::Busy, Some(owner)))
@@ -135,12 +142,23 @@ impl Mount {
     }
 }
 
-impl Drop for Mount {
-    fn drop(&mut self) {
+impl Mount {
+    /// Unmounts, and gives the region back. Nobody uses either any more.
+    pub(crate) fn close(&self) {
+        if self.closed.swap(true, Ordering::AcqRel) {
+            return;
+        }
         // A marker that stays is taken for one of an earlier boot by the next.
         if let Err(e) = self.fs.unmount() {
             complain!("{}: unmount: {e}", self.claim.range());
         }
+        self.claim.give_back();
+    }
+}
+
+impl Drop for Mount {
+    fn drop(&mut self) {
+        self.close();
     }
 }
 

@@ -42,8 +42,8 @@ impl<'a> IovIter<'a> {
         iter
     }
 
-    /// Copies `n` bytes at `pos` of what is left here to the region. Does not wait for memory that is not
-    /// there.
+    /// Copies `n` bytes at `pos` of what is left here to the region. How many came: does not wait for memory
+    /// that is not there.
     #[inline]
     pub(crate) fn copy_in(
         &self,
@@ -51,17 +51,13 @@ impl<'a> IovIter<'a> {
         to: u64,
         pos: u64,
         n: u64,
-    ) -> fs_core::Result<()> {
+    ) -> fs_core::Result<u64> {
         let address = region.address(to, n)?;
         let mut iter = self.at(pos);
         // SAFETY: `n` bytes at `address` are in the region. They may be written by others at the same time
         // (a mapping): bytes are bytes.
         let done = unsafe { c::rpramfs_copy_from_iter(address.cast(), n as usize, &mut iter) };
-        if done as u64 == n {
-            Ok(())
-        } else {
-            Err(Error::Fault)
-        }
+        Ok(done as u64)
     }
 
     /// Copies out of the region, or zeros, and moves on. How many bytes came through: fewer where memory

@@ -216,12 +216,16 @@ unsafe extern "C" fn kill(sb: *mut c::super_block) {
         let site = (*sb).s_fs_info.cast::<Site>();
         if !site.is_null() {
             (*site).stop_reclaim();
+            if let Some(mount) = (*site).opened() {
+                mount.claim().leave_files();
+            }
+            if (*sb).s_root.is_null() {
+                // Never mounted: `put_super` will not be called.
+                Super::from_raw(sb).close();
+            }
         }
         c::kill_anon_super(sb);
         if !site.is_null() {
-            if let Some(mount) = (*site).opened() {
-                mount.fs().host().set_super(core::ptr::null_mut());
-            }
             drop(KBox::from_raw(site));
         }
     }

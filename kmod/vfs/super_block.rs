@@ -38,6 +38,15 @@ impl Super {
         self.site().mount()
     }
 
+    /// Gives the region back. No inode is left, and nobody asks for one.
+    pub(crate) fn close(&self) {
+        if let Some(mount) = self.site().opened() {
+            // SAFETY: null is always right.
+            unsafe { mount.fs().host().set_super(core::ptr::null_mut()) };
+            mount.close();
+        }
+    }
+
     /// Keeps the filesystem from being frozen, as a system call that changes something does.
     pub(crate) fn change(&self) -> Thawed<'_> {
         // SAFETY: the superblock lives as long as the guard.

@@ -16,6 +16,8 @@ pub(crate) static SUPER_OPERATIONS: Table<c::super_operations> = Table(c::super_
     statfs: Some(statfs),
     sync_fs: Some(sync_fs),
     freeze_fs: Some(freeze_fs),
+    put_super: Some(put_super),
+    show_options: Some(show_options),
     ..zeroed()
 });
 
@@ -56,19 +58,48 @@ unsafe extern "C" fn statfs(dentry: *mut c::dentry, to: *mut c::kstatfs) -> c_in
     0
 }
 
-/// Everything is where it belongs when an operation returns.
+/// Everything is where it belongs when an operation returns. But who stores through a mapping shall fault, and
+/// wait, where the filesystem is about to be frozen.
+///
+/// # Safety
+/// Called by the VFS with a superblock of ours.
+unsafe extern "C" fn sync_fs(sb: *mut c::super_block, wait: c_int) -> c_int {
+    if wait == 0 {
+        return 0;
+    }
+    // SAFETY: by the contract.
+    unsafe { c::rpramfs_clean_before_freeze(sb, Super::from_raw(sb).mount().claim().dax()) }
+}
+
+/// `sync_fs` has done it; without this there is no freezing.
 ///
 /// # Safety
 /// Called by the VFS.
-unsafe extern "C" fn sync_fs(_: *mut c::super_block, _: c_int) -> c_int {
+unsafe extern "C" fn freeze_fs(_: *mut c::super_block) -> c_int {
     0
 }
 
-/// Who wants to write waits in the VFS; who stores through a mapping shall fault, and wait there too.
+/// The region is given back while a new mount of it still waits for this one's end.
 ///
 /// # Safety
-/// Called by the VFS with a superblock of ours, when faults that store wait already.
-unsafe extern "C" fn freeze_fs(sb: *mut c::super_block) -> c_int {
+/// Called by the VFS with a superblock of ours that has no inode left.
+unsafe extern "C" fn put_super(sb: *mut c::super_block) {
     // SAFETY: by the contract.
-    unsafe { c::rpramfs_clean_all(sb, Super::from_raw(sb).mount().claim().dax()) }
+    unsafe { Super::from_raw(sb) }.close();
+}
+
+/// What is not among the VFS's own: a mount that has met something corrupt changes nothing any more.
+///
+/// # Safety
+/// Called by the VFS with a dentry of ours and a file to print to.
+unsafe extern "C" fn show_options(to: *mut c::seq_file, dentry: *mut c::dentry) -> c_int {
+    const WORDS: &[u8] = b",emergency_ro";
+    // SAFETY: by the contract.
+    unsafe {
+        let sb = Super::from_raw((*dentry).d_sb);
+        if sb.mount().fs().is_read_only() && (*sb.raw()).s_flags & c::SB_RDONLY == 0 {
+            c::seq_write(to, WORDS.as_ptr().cast(), WORDS.len());
+        }
+    }
+    0
 }

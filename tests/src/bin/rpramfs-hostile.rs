@@ -29,6 +29,17 @@ const REGION: u64 = 2 << 20;
 const DEPTH: usize = 12;
 const ENTRIES: usize = 5000;
 
+/// Has the mount at a place this option?
+fn shows(root: &Path, option: &str) -> std::io::Result<bool> {
+    let mounts = fs::read_to_string("/proc/mounts")?;
+    Ok(mounts.lines().any(|line| {
+        let mut fields = line.split(' ');
+        let at = fields.nth(1).is_some_and(|at| Path::new(at) == root);
+        let options = fields.nth(1).unwrap_or_default();
+        at && options.split(',').any(|o| o == option)
+    }))
+}
+
 fn main() {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let number = |at: usize| {
@@ -126,7 +137,8 @@ impl Ordeal<'_> {
         let root = self.root.clone();
         self.walk(&root, 0);
         self.write_everywhere(i);
-        let read_only = statvfs(&self.root)?.flags().contains(FsFlags::ST_RDONLY);
+        let read_only = statvfs(&self.root)?.flags().contains(FsFlags::ST_RDONLY)
+            || shows(&self.root, "emergency_ro")?;
         sums.read_only += u64::from(read_only);
         sums.with_errors += u64::from(self.corrupt);
         if self.corrupt && !read_only {

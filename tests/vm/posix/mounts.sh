@@ -89,6 +89,21 @@ ok umount /tmp/two
 ok umount /mnt
 ok fsck.rpramfs -n "$region"
 
+# A mount while the last user of the one before goes away: one of both, never an error.
+at=again
+ok m "$region" /mnt
+touch /mnt/held
+for n in $(seq 60); do
+    sleep 0.0$((n % 10)) 3</mnt/held &
+    ok umount -l /mnt
+    ok m "$region" /mnt
+    ok umount /mnt
+    ok m "$region" /mnt
+done
+wait
+ok umount /mnt
+ok fsck.rpramfs -n "$region"
+
 at=times
 old=1000000000
 for how in noatime relatime strictatime; do
