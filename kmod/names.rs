@@ -159,7 +159,7 @@ pub(crate) fn rename(
     let other = (!new_dir.is_same(dir)).then_some(new_dir);
     // An inode that is moved can be no directory it is moved from or to. What is moved inside of one
     // directory is not locked by the VFS if it is a directory itself: another move may be from there.
-    let _all = Inode::meta_of([Some(dir), other, Some(inode), target]);
+    let all = Inode::meta_of([Some(dir), other, Some(inode), target]);
     dir.mount().fs().rename(
         dir.ino(),
         dentry.name(),
@@ -173,7 +173,25 @@ pub(crate) fn rename(
     {
         nodes::refresh(changed)?;
     }
+    drop(all);
+    if matches!(mode, RenameMode::Whiteout { .. }) {
+        label_whiteout(dir, dentry);
+    }
     Ok(())
+}
+
+/// Gives what a rename left behind a label. The name has moved: that the label cannot be had changes nothing.
+fn label_whiteout(dir: &Inode, dentry: &Dentry) {
+    let left = {
+        let _meta = dir.meta_shared();
+        dir.mount().fs().lookup(dir.ino(), dentry.name())
+    };
+    if let Ok(whiteout) = left
+        .map_err(Errno::from)
+        .and_then(|ino| nodes::named(dir.super_block(), ino))
+    {
+        let _ = Label::apply(&whiteout, dir, Some(dentry));
+    }
 }
 
 /// Where a symbolic link leads, with a NUL behind it.
