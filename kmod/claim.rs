@@ -251,6 +251,10 @@ impl Claim {
         }
     }
 
+    pub(crate) fn is_given_back(&self) -> bool {
+        self.given_back.load(Ordering::Acquire)
+    }
+
     /// Gives everything back. No inode, so no mapping, is left, and nobody uses the memory.
     pub(crate) fn give_back(&self) {
         if self.given_back.swap(true, Ordering::AcqRel) {

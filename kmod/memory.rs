@@ -50,25 +50,11 @@ impl Memory {
         }
     }
 
-    /// How many of `n` bytes of a file come before the first that is not to be read.
-    #[inline]
-    pub(crate) fn before_failure(&self, off: u64, n: u64) -> u64 {
-        match self.failed_in(off, n) {
-            Some(page) => (page * PAGE_SIZE).saturating_sub(off),
-            None => n,
-        }
-    }
-
-    #[inline]
-    fn failed_in(&self, off: u64, n: u64) -> Option<u64> {
-        let first = off / PAGE_SIZE;
-        let end = off.saturating_add(n).div_ceil(PAGE_SIZE);
-        self.failed.first(first, end.saturating_sub(first))
-    }
-
     #[inline]
     fn good(&self, off: u64, n: u64) -> Result<()> {
-        match self.failed_in(off, n) {
+        let first = off / PAGE_SIZE;
+        let end = off.saturating_add(n).div_ceil(PAGE_SIZE);
+        match self.failed.first(first, end.saturating_sub(first)) {
             Some(page) => Err(Error::corrupt(page * PAGE_SIZE, "memory error")),
             None => Ok(()),
         }

@@ -8,7 +8,6 @@ use crate::memory::Memory;
 use crate::reclaim::Reclaim;
 use crate::source::Range;
 use crate::vfs::work::Work;
-use core::sync::atomic::{AtomicBool, Ordering};
 use fs_core::{Error, Fs, MountOptions, Owner, OwnerKind, SuperInfo};
 use kernel::prelude::*;
 use kernel::sync::SetOnce;
@@ -28,7 +27,6 @@ pub(crate) struct Mount {
     fs: Core,
     // After `fs`, which uses the memory.
     claim: Claim,
-    closed: AtomicBool,
 }
 
 impl Site {
@@ -113,12 +111,7 @@ impl Mount {
             (crate::host::clock() - claimed) / 1000,
             if read_only { ", read-only" } else { "" }
         );
-        let mount = Mount {
-            fs,
-            claim,
-            closed: AtomicBool::new(false),
-        };
-        Ok(KBox::new(mount, GFP_KERNEL)?)
+        Ok(KBox::new(Mount { fs, claim }, GFP_KERNEL)?)
     }
 
     /// Reads the superblock and the marker, before anything is claimed.
@@ -140,12 +133,10 @@ impl Mount {
     pub(crate) fn claim(&self) -> &Claim {
         &self.claim
     }
-}
 
-impl Mount {
     /// Unmounts, and gives the region back. Nobody uses either any more.
     pub(crate) fn close(&self) {
-        if self.closed.swap(true, Ordering::AcqRel) {
+        if self.claim.is_given_back() {
             return;
         }
         // A marker that stays is taken for one of an earlier boot by the next.

@@ -401,13 +401,15 @@ impl<R: Region, H: Host> Fs<R, H> {
         match self.piece(i, page)? {
             Piece::Mapped(e) if !e.unwritten => {
                 let to = offset(e.page) + at % PAGE;
-                let n = self.before_bad(to, ((page + e.len) * PAGE).min(end) - at);
+                let n = self
+                    .region
+                    .before_bad(to, ((page + e.len) * PAGE).min(end) - at);
                 fill(to, pos, n)?;
                 Ok((n, false))
             }
             Piece::Mapped(e) => {
                 let whole = (last.min(page + e.len) - page) * PAGE;
-                let stop = page + self.before_bad(offset(e.page), whole) / PAGE;
+                let stop = page + self.region.before_bad(offset(e.page), whole) / PAGE;
                 let n = (stop * PAGE).min(end) - at;
                 self.fill_pages(e.page, stop - page, at, n, pos, fill)?;
                 self.run(|tx| {
@@ -730,7 +732,7 @@ impl<R: Region, H: Host> Fs<R, H> {
                         self.write_zeros(to, to_at + done, n).map(|()| n)
                     } else {
                         let base = offset(e.page) + at % PAGE;
-                        let n = self.before_bad(base, n);
+                        let n = self.region.before_bad(base, n);
                         let copy: &Fill<'_> =
                             &|dst, pos, n| of_file(self.region.copy(base + pos, dst, n));
                         self.write_from(&mut i, to, to_at + done, n, copy)
@@ -750,16 +752,6 @@ impl<R: Region, H: Host> Fs<R, H> {
             }
         }
         Ok(done)
-    }
-
-    /// How many of `n` bytes come before a page that has failed; all of them where the first is in it.
-    fn before_bad(&self, off: u64, n: u64) -> u64 {
-        let first = off / PAGE;
-        let pages = (off % PAGE + n).div_ceil(PAGE);
-        match self.region.bad_page(first, pages) {
-            Some(bad) if bad > first => bad * PAGE - off,
-            _ => n,
-        }
     }
 
     /// Makes a range read as zeros without allocating anything.

@@ -9,6 +9,7 @@
 #![allow(unsafe_code)]
 
 use crate::error::{Error, Result};
+use crate::layout::PAGE;
 use core::mem::size_of;
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicU64, Ordering};
@@ -76,6 +77,18 @@ pub trait Region: Sync {
     fn bad_page(&self, page: u64, len: u64) -> Option<u64> {
         let _ = (page, len);
         None
+    }
+
+    /// How many of `n` bytes come before a page whose memory has failed; all of them where the first
+    /// is in it.
+    #[inline]
+    fn before_bad(&self, off: u64, n: u64) -> u64 {
+        let first = off / PAGE;
+        let end = off.saturating_add(n).div_ceil(PAGE);
+        match self.bad_page(first, end.saturating_sub(first)) {
+            Some(bad) if bad > first => bad * PAGE - off,
+            _ => n,
+        }
     }
 }
 

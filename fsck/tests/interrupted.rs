@@ -5,69 +5,9 @@ mod common;
 
 use common::*;
 use fs_core::check::Image;
-use fs_core::{Error, Region, Result};
+use fs_core::Region;
 use host::{UserHost, UserRegion};
-use std::sync::atomic::{AtomicU64, Ordering};
-
-/// Stores fail from the n-th on.
-struct Dying<'a> {
-    inner: &'a UserRegion,
-    left: AtomicU64,
-}
-
-impl Dying<'_> {
-    fn step(&self) -> Result<()> {
-        self.left
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| n.checked_sub(1))
-            .map(|_| ())
-            .map_err(|_| Error::NotPermitted)
-    }
-}
-
-impl Region for Dying<'_> {
-    fn len(&self) -> u64 {
-        self.inner.len()
-    }
-    fn load(&self, off: u64) -> Result<u64> {
-        self.inner.load(off)
-    }
-    fn store(&self, off: u64, value: u64) -> Result<()> {
-        self.step()?;
-        self.inner.store(off, value)
-    }
-    fn compare_exchange(
-        &self,
-        off: u64,
-        old: u64,
-        new: u64,
-    ) -> Result<std::result::Result<(), u64>> {
-        self.step()?;
-        self.inner.compare_exchange(off, old, new)
-    }
-    fn read(&self, off: u64, buf: &mut [u8]) -> Result<()> {
-        self.inner.read(off, buf)
-    }
-    /// Word by word: a write can be cut short too. To keep the number of runs down, only its
-    /// first, middle and last words count as steps.
-    fn write(&self, off: u64, buf: &[u8]) -> Result<()> {
-        let words = buf.len() / 8;
-        for (i, word) in buf.chunks(8).enumerate() {
-            if i == 0 || i == words / 2 || i + 1 == words {
-                self.step()?;
-            }
-            self.inner.write(off + 8 * i as u64, word)?;
-        }
-        Ok(())
-    }
-    fn zero(&self, off: u64, len: u64) -> Result<()> {
-        self.step()?;
-        self.inner.zero(off, len)
-    }
-    fn copy(&self, from: u64, to: u64, len: u64) -> Result<()> {
-        self.step()?;
-        self.inner.copy(from, to, len)
-    }
-}
+use rpramfs_tests::record::Stopping;
 
 fn cut_short(name: &str, damage: &dyn Fn(&UserRegion), lossy: &[&str], lost_names: bool) {
     let region = format(LEN);
@@ -82,11 +22,7 @@ fn cut_short(name: &str, damage: &dyn Fn(&UserRegion), lossy: &[&str], lost_name
     let mut steps = 1;
     loop {
         restore(&region, &damaged);
-        let dying = Dying {
-            inner: &region,
-            left: AtomicU64::new(steps),
-        };
-        if run(&dying, true, false).is_ok() {
+        if run(&Stopping::tearing(&region, steps), true, false).is_ok() {
             break;
         }
         steps *= 2;
@@ -95,11 +31,7 @@ fn cut_short(name: &str, damage: &dyn Fn(&UserRegion), lossy: &[&str], lost_name
     let stride = (steps / 150).max(1);
     for n in (0..steps).step_by(stride as usize) {
         restore(&region, &damaged);
-        let dying = Dying {
-            inner: &region,
-            left: AtomicU64::new(n),
-        };
-        let _ = run(&dying, true, false);
+        let _ = run(&Stopping::tearing(&region, n), true, false);
         let again = run(&region, true, false).unwrap_or_else(|e| panic!("{name}: {n}: {e}"));
         assert_eq!(again.report.left(), 0);
         let clean = run(&region, false, false).expect("check");

@@ -5,7 +5,7 @@ use super::file::File;
 use crate::bindings as c;
 use crate::errno::{Errno, Result};
 use crate::memory::Memory;
-use fs_core::Error;
+use fs_core::Region;
 
 /// The memory that a read or write is about.
 pub(crate) struct IovIter<'a>(&'a mut c::iov_iter);
@@ -71,10 +71,7 @@ impl<'a> IovIter<'a> {
     ) -> fs_core::Result<u64> {
         let done = match from {
             Some(from) => {
-                let n = match region.before_failure(from, n) {
-                    0 if n > 0 => return Err(Error::Io),
-                    n => n,
-                };
+                let n = region.before_bad(from, n);
                 let address = region.address(from, n)?;
                 // SAFETY: `n` bytes at `address` are in the region.
                 unsafe { c::rpramfs_copy_to_iter(address.cast(), n as usize, self.0) }

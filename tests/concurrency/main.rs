@@ -16,7 +16,7 @@ use rpramfs_tests::fixture::{audit, drain, empty, format, mount};
 use rpramfs_tests::host::{own_cpu, Rng, TestHost};
 use rpramfs_tests::mem::MemRegion;
 use rpramfs_tests::record::{Polite, Recorder, Scratch};
-use rpramfs_tests::script::new;
+use rpramfs_tests::script::{new, WHITEOUT};
 use rpramfs_tests::tree::walk;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
@@ -78,7 +78,7 @@ fn shared_churn<R: Region>(v: &Volume<R, TestHost>, dirs: &[Ino], rng: &mut Rng)
             let mode = match rng.below(4) {
                 0 => RenameMode::Exchange,
                 1 => RenameMode::NoReplace,
-                2 => RenameMode::Whiteout { uid: 0, gid: 0 },
+                2 => WHITEOUT,
                 _ => RenameMode::Replace,
             };
             check(v.rename(dir, &name, to, &other, mode));

@@ -191,30 +191,10 @@ fn names() -> Vec<Case> {
             "d/g",
             RenameMode::Exchange,
         ),
-        (
-            "whiteout, same directory",
-            "f",
-            "f2",
-            RenameMode::Whiteout { uid: 0, gid: 0 },
-        ),
-        (
-            "whiteout, other directory",
-            "f",
-            "d/f2",
-            RenameMode::Whiteout { uid: 0, gid: 0 },
-        ),
-        (
-            "whiteout, over a file",
-            "f",
-            "d/g",
-            RenameMode::Whiteout { uid: 0, gid: 0 },
-        ),
-        (
-            "whiteout, directory",
-            "e",
-            "d/e",
-            RenameMode::Whiteout { uid: 0, gid: 0 },
-        ),
+        ("whiteout, same directory", "f", "f2", WHITEOUT),
+        ("whiteout, other directory", "f", "d/f2", WHITEOUT),
+        ("whiteout, over a file", "f", "d/g", WHITEOUT),
+        ("whiteout, directory", "e", "d/e", WHITEOUT),
     ];
     for &(what, old, new, mode) in renames {
         v.push(Case::new(format!("rename, {what}"), base, move |w| {
@@ -310,12 +290,7 @@ fn big_directories() -> Vec<Case> {
                 },
                 move |w| {
                     let b = name(n, len);
-                    rename(
-                        w,
-                        "e/sub",
-                        &format!("d/{b}"),
-                        RenameMode::Whiteout { uid: 0, gid: 0 },
-                    )
+                    rename(w, "e/sub", &format!("d/{b}"), WHITEOUT)
                 },
             )
             .on(bytes),
@@ -902,12 +877,7 @@ fn full_region() -> Vec<Case> {
             if_room(fallocate(w, "full", PUNCH, 8192, 4096))
         })),
         on(Case::new("full: rename", full, |w| {
-            if_room(rename(
-                w,
-                "f",
-                &format!("d/{}", name(1, 255)),
-                RenameMode::Whiteout { uid: 0, gid: 0 },
-            ))
+            if_room(rename(w, "f", &format!("d/{}", name(1, 255)), WHITEOUT))
         })),
         on(Case::new(
             "full: remove the file that fills it",

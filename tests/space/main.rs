@@ -14,7 +14,7 @@ use rpramfs_tests::fixture::{audit, drain, format, mount};
 use rpramfs_tests::host::{own_cpu, set_cpu, TestHost};
 use rpramfs_tests::mem::MemRegion;
 use rpramfs_tests::record::{Metered, Polite};
-use rpramfs_tests::script::new;
+use rpramfs_tests::script::{new, WHITEOUT};
 use rpramfs_tests::tree::walk;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Barrier;
@@ -234,11 +234,7 @@ fn space_renames_leave_the_reserve() {
     // An empty directory needs a node for its first entry.
     for (i, d) in dirs.iter().enumerate() {
         let name = format!("x{i}").into_bytes();
-        for mode in [
-            RenameMode::Replace,
-            RenameMode::NoReplace,
-            RenameMode::Whiteout { uid: 0, gid: 0 },
-        ] {
+        for mode in [RenameMode::Replace, RenameMode::NoReplace, WHITEOUT] {
             let moved = fs.rename(src, &name, *d, b"y", mode);
             assert_eq!(moved, Err(Error::NoSpace), "{mode:?}");
         }

@@ -109,7 +109,7 @@ fn ops() -> Vec<Op> {
             move |w| symlink(w, &at, 1000),
             &[],
         ));
-        for mode in [RenameMode::Replace, RenameMode::Whiteout { uid: 0, gid: 0 }] {
+        for mode in [RenameMode::Replace, WHITEOUT] {
             let at = new.clone();
             all.push(op(
                 format!("rename beside {n} names, {mode:?}"),

@@ -90,11 +90,7 @@ pub const ALPHABET: &[(&str, Do, &[&str])] = &[
         |w| rename(w, "d", "e", RenameMode::Exchange),
         &[],
     ),
-    (
-        "whiteout",
-        |w| rename(w, "f", "d/w", RenameMode::Whiteout { uid: 0, gid: 0 }),
-        &[],
-    ),
+    ("whiteout", |w| rename(w, "f", "d/w", WHITEOUT), &[]),
     (
         "chmod",
         |w| {

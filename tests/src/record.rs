@@ -600,6 +600,7 @@ impl<R: Region> Region for Polite<R> {
 pub struct Stopping<R> {
     inner: R,
     left: AtomicU64,
+    tears: bool,
 }
 
 impl<R: Region> Stopping<R> {
@@ -608,6 +609,16 @@ impl<R: Region> Stopping<R> {
         Stopping {
             inner,
             left: AtomicU64::new(stores),
+            tears: false,
+        }
+    }
+
+    /// The same, where a bulk write may end between two of its words. To keep the number of places
+    /// down, only its first, middle and last words count.
+    pub fn tearing(inner: R, stores: u64) -> Self {
+        Stopping {
+            tears: true,
+            ..Stopping::new(inner, stores)
         }
     }
 
@@ -648,8 +659,18 @@ impl<R: Region> Region for Stopping<R> {
         self.inner.read(off, buf)
     }
     fn write(&self, off: u64, buf: &[u8]) -> Result<()> {
-        self.step()?;
-        self.inner.write(off, buf)
+        if !self.tears {
+            self.step()?;
+            return self.inner.write(off, buf);
+        }
+        let words = buf.len() / 8;
+        for (i, word) in buf.chunks(8).enumerate() {
+            if i == 0 || i == words / 2 || i + 1 == words {
+                self.step()?;
+            }
+            self.inner.write(off + 8 * i as u64, word)?;
+        }
+        Ok(())
     }
     fn zero(&self, off: u64, len: u64) -> Result<()> {
         self.step()?;

@@ -18,6 +18,9 @@ fn split<'p, R: Region>(fs: &F<R>, path: &'p str) -> R0<(Ino, &'p [u8])> {
     }
 }
 
+/// A rename that leaves a whiteout of root's.
+pub const WHITEOUT: RenameMode = RenameMode::Whiteout { uid: 0, gid: 0 };
+
 /// A new inode of type and permissions `mode`, uid 1000, gid 100.
 #[must_use]
 pub fn new(mode: u32) -> NewInode {

@@ -42,13 +42,7 @@ pub fn run(count: u64, seed: u64) -> Result<()> {
             scope.spawn(move || {
                 while let Some(course) = courses.get(next.fetch_add(1, Ordering::Relaxed)) {
                     let begin = Instant::now();
-                    let mut result = sudden_end::run(&lab, modules, course);
-                    if let Err(e) = &result {
-                        if e.downcast_ref::<EmulatorFault>().is_some() {
-                            println!("{e}: once more");
-                            result = sudden_end::run(&lab, modules, course);
-                        }
-                    }
+                    let result = EmulatorFault::outlived(|| sudden_end::run(&lab, modules, course));
                     note(course, result, begin.elapsed(), &lab, sums);
                     let written = figures(&sums.lock().expect("nobody panics"), seed, start);
                     if let Err(e) = written {

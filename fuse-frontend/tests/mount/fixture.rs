@@ -31,6 +31,20 @@ pub fn unable() -> bool {
     true
 }
 
+/// Unmounts. A test in another thread may just have forked: until its child executes a program,
+/// that child has our closed files open too.
+pub fn umount(dir: &Path) {
+    let limit = Instant::now() + PATIENCE;
+    loop {
+        match umount2(dir, MntFlags::empty()) {
+            Err(Errno::EBUSY) if Instant::now() < limit => {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            result => break result.expect("umount"),
+        }
+    }
+}
+
 pub struct Mount {
     dir: TempDir,
     mounted: bool,
@@ -148,17 +162,7 @@ impl Mount {
 
     /// Unmounts, and waits for the daemon's end.
     pub fn unmount(&mut self) {
-        // A test in another thread may just have forked: until its child
-        // executes a program, that child has our closed files open too.
-        let limit = Instant::now() + PATIENCE;
-        loop {
-            match umount2(&self.path(""), MntFlags::empty()) {
-                Err(Errno::EBUSY) if Instant::now() < limit => {
-                    std::thread::sleep(Duration::from_millis(1));
-                }
-                result => break result.expect("umount"),
-            }
-        }
+        umount(&self.path(""));
         self.mounted = false;
         self.wait_for_end();
     }

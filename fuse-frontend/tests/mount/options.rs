@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0 OR GPL-2.0
 //! Options, refusals and exit codes.
 
-use crate::fixture::{unable, Mount, PROGRAM};
+use crate::fixture::{umount, unable, Mount, PROGRAM};
 use fs_core::Host;
 use host::UserHost;
 use nix::mount::{mount, umount2, MntFlags, MsFlags};
@@ -150,7 +150,7 @@ fn what_can_only_be_read_is_mounted_read_only() {
     let mounted = mount.run(&["-o", "ro"]);
     let read = fs::read(mount.path("f"));
     let written = fs::write(mount.path("g"), "x");
-    umount2(mount.path("").as_path(), MntFlags::empty()).expect("umount");
+    umount(&mount.path(""));
     mount.wait_for_end();
     umount2(&image, MntFlags::MNT_DETACH).expect("umount the bind mount");
     assert_eq!(refused.status.code(), Some(32), "{explained}");
@@ -212,7 +212,7 @@ fn foreground_stays_and_ends_with_the_mount() {
         assert!(child.try_wait().expect("wait").is_none(), "ended early");
         std::thread::sleep(Duration::from_millis(10));
     }
-    nix::mount::umount2(&mount.path(""), nix::mount::MntFlags::empty()).expect("umount");
+    umount(&mount.path(""));
     assert!(child.wait().expect("wait").success());
 }
 

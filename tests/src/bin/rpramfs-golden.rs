@@ -2,8 +2,8 @@
 //! Makes golden images that are not there yet, and unpacks those that are: see `tests/golden/README.md`.
 
 use fs_core::{
-    Error, Fallocate, FormatOptions, Fs, Ino, NewInode, RenameMode, SetAttr, XattrMode, ROOT_INO,
-    S_IFBLK, S_IFCHR, S_IFDIR, S_IFIFO, S_IFLNK, S_IFREG, S_IFSOCK,
+    Error, Fallocate, FormatOptions, Fs, Ino, NewInode, SetAttr, XattrMode, ROOT_INO, S_IFBLK,
+    S_IFCHR, S_IFDIR, S_IFIFO, S_IFLNK, S_IFREG, S_IFSOCK,
 };
 use rpramfs_tests::checker;
 use rpramfs_tests::crash::apply;
@@ -13,6 +13,7 @@ use rpramfs_tests::host::{TestHost, EPOCH};
 use rpramfs_tests::record::{Image, Recorder, Scratch};
 use rpramfs_tests::script::{
     fallocate, file, link, mkdir, mknod, rename, symlink, tmpfile, touch, truncate, unlink,
+    WHITEOUT,
 };
 use serde_json::{json, Value};
 use std::fs::{File, OpenOptions};
@@ -165,12 +166,7 @@ fn everything(w: &World<'_>) -> R0 {
     }
     touch(w, "second life")?;
     let whiteout = touch(w, "moved away")?;
-    rename(
-        w,
-        "moved away",
-        "dir/moved here",
-        RenameMode::Whiteout { uid: 0, gid: 0 },
-    )?;
+    rename(w, "moved away", "dir/moved here", WHITEOUT)?;
     times(w, whiteout, [-1, i64::MIN, i64::MAX])
 }
 

@@ -42,6 +42,19 @@ impl std::fmt::Display for EmulatorFault {
     }
 }
 
+impl EmulatorFault {
+    /// Runs something that boots guests, and once more where this is what ended it.
+    pub fn outlived<T>(mut run: impl FnMut() -> Result<T>) -> Result<T> {
+        match run() {
+            Err(e) if e.downcast_ref::<EmulatorFault>().is_some() => {
+                println!("lab: {e}; once more");
+                run()
+            }
+            other => other,
+        }
+    }
+}
+
 /// A command that runs on its own.
 pub struct Background {
     script: String,

@@ -257,13 +257,7 @@ impl Lab {
 
     /// Boots a guest and waits for its init.
     pub fn boot(&self, boot: &Boot) -> Result<Guest> {
-        match self.boot_once(boot) {
-            Err(e) if e.downcast_ref::<EmulatorFault>().is_some() => {
-                println!("lab: {e}; booting once more");
-                self.boot_once(boot)
-            }
-            other => other,
-        }
+        EmulatorFault::outlived(|| self.boot_once(boot))
     }
 
     fn boot_once(&self, boot: &Boot) -> Result<Guest> {
