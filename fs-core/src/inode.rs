@@ -214,6 +214,7 @@ impl Inode {
             || i.body_count() as usize > inode::INLINE_RECORDS
             || i.body_depth() as usize > layout::node::MAX_DEPTH
             || i.size() > crate::types::FILE_SIZE_MAX
+            || i.pages() > layout::MAX_PAGES
             || (i.body_format() == body::TREE && i.records() > layout::MAX_PAGES)
         {
             return Err(Error::corrupt(off, "inode: field out of bounds"));

@@ -41,6 +41,10 @@ pub fn tour<R: Region>(
         match node(&fs, *ino, &mut owned) {
             Err(_) => seen.lost.push(*ino),
             Ok(mut n) => {
+                // Front ends tell it in blocks of 512 bytes.
+                if n.pages.checked_mul(8).is_none() {
+                    seen.wrong.push(format!("inode {ino}: {} pages", n.pages));
+                }
                 n.pages = w.pages;
                 if strict(*ino) && n != *w {
                     let what = format!("inode {ino}: {}", diff_node(w, &n));
