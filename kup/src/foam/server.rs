@@ -1,0 +1,259 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0 OR GPL-2.0
+//! A page server: receives the pages of a `criu dump --page-server --ps-socket` or pre-dump, each to its
+//! place. They come as references to the pages of the process itself, so they are copied once.
+//!
+//! Pages that hold nothing but zeros were never sent, and stay holes.
+
+use super::protocol::{flag, Request, HEADER};
+use super::store::{self, Store};
+use super::{sums, Owner, Ranges};
+use anyhow::{bail, ensure, Context, Result};
+use nix::errno::Errno;
+use nix::fcntl::{fcntl, splice, FcntlArg, SpliceFFlags};
+use nix::sys::socket::{recv, send, setsockopt, sockopt, MsgFlags};
+use std::collections::btree_map::Entry;
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::ops::Range;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::sync::mpsc::{sync_channel, Receiver, SyncSender};
+use std::sync::Arc;
+
+/// Bytes that are under way at a time.
+const PIPE: usize = 1 << 20;
+/// Ranges that wait for their sums.
+const WAITING: usize = 1024;
+/// Bytes a file needs to have room for any address of a process.
+const OCEAN: u64 = 1 << 47;
+
+/// What one owner has in the store.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Held {
+    /// Pages that belong to the memory; all others of the file are old.
+    pub pages: Ranges,
+    /// Those of them that CRIU wants back before the process runs.
+    pub eager: Ranges,
+    /// Bytes that were received in this round.
+    pub received: u64,
+}
+
+/// What a round left in the store.
+pub type Round = BTreeMap<Owner, Held>;
+
+/// Serves one run of CRIU to its end.
+///
+/// `before` is the round that CRIU was told of by `--prev-images-dir`, empty if it was told of none. With
+/// `sealed`, the sums of what is received are made on the way.
+///
+/// # Errors
+/// CRIU ended early or said what it must not, or the store has no room.
+pub fn serve(socket: &OwnedFd, store: &Store, before: &Round, sealed: bool) -> Result<Round> {
+    // Larger than its default, so that sender and receiver need not take turns; nothing is lost if not.
+    let _ = setsockopt(socket, sockopt::RcvBuf, &PIPE);
+    if !sealed {
+        return Server::new(socket, store, before, None)?.run();
+    }
+    std::thread::scope(|scope| {
+        let (tell, told) = sync_channel(WAITING);
+        let summing = scope.spawn(move || make_sums(&told));
+        let round = Server::new(socket, store, before, Some(tell)).and_then(Server::run);
+        let summed = summing.join();
+        let round = round?;
+        match summed {
+            Ok(result) => result.context("checksums of the pages")?,
+            Err(panic) => std::panic::resume_unwind(panic),
+        }
+        Ok(round)
+    })
+}
+
+/// Pages that want sums.
+struct Job {
+    file: Arc<Files>,
+    range: Range<u64>,
+}
+
+fn make_sums(jobs: &Receiver<Job>) -> std::io::Result<()> {
+    while let Ok(Job { file, range }) = jobs.recv() {
+        if let Some(sums) = &file.sums {
+            sums::make(&file.memory, sums, range)?;
+        }
+    }
+    Ok(())
+}
+
+struct Files {
+    memory: File,
+    sums: Option<File>,
+}
+
+struct Server<'a> {
+    socket: &'a OwnedFd,
+    store: &'a Store,
+    before: &'a Round,
+    sums: Option<SyncSender<Job>>,
+    pipe: (OwnedFd, OwnedFd),
+    round: Round,
+    files: BTreeMap<Owner, Arc<Files>>,
+}
+
+impl<'a> Server<'a> {
+    fn new(
+        socket: &'a OwnedFd,
+        store: &'a Store,
+        before: &'a Round,
+        sums: Option<SyncSender<Job>>,
+    ) -> Result<Server<'a>> {
+        let pipe = nix::unistd::pipe().context("a pipe")?;
+        // Where this is refused the pipe is small, and the pages come in small pieces.
+        let _ = fcntl(&pipe.1, FcntlArg::F_SETPIPE_SZ(PIPE as i32));
+        Ok(Server {
+            socket,
+            store,
+            before,
+            sums,
+            pipe,
+            round: Round::new(),
+            files: BTreeMap::new(),
+        })
+    }
+
+    fn run(mut self) -> Result<Round> {
+        while let Some(header) = self.header()? {
+            match Request::parse(&header).context("CRIU's page transfer")? {
+                Request::Open { owner, answer } => {
+                    self.open(owner)?;
+                    if answer {
+                        self.answer(&[u8::from(self.before.contains_key(&owner))])?;
+                    }
+                }
+                Request::Parent { owner } => {
+                    let had = i32::from(self.before.contains_key(&owner));
+                    self.answer(&had.to_le_bytes())?;
+                }
+                Request::Add {
+                    owner,
+                    range,
+                    flags,
+                } => self.add(owner, range, flags)?,
+                Request::Close => {
+                    self.answer(&0i32.to_le_bytes())?;
+                    return Ok(self.round);
+                }
+            }
+        }
+        bail!("CRIU ended before all pages were sent")
+    }
+
+    /// The next header, if there is one.
+    fn header(&self) -> Result<Option<[u8; HEADER]>> {
+        let mut header = [0; HEADER];
+        let mut got = 0;
+        while got < HEADER {
+            let fd = self.socket.as_raw_fd();
+            match recv(fd, &mut header[got..], MsgFlags::MSG_WAITALL) {
+                Ok(0) if got == 0 => return Ok(None),
+                Ok(0) => bail!("CRIU ended in the middle of a request"),
+                Ok(n) => got += n,
+                Err(Errno::EINTR) => {}
+                Err(Errno::ECONNRESET) => return Ok(None),
+                Err(e) => return Err(e).context("receiving from CRIU"),
+            }
+        }
+        Ok(Some(header))
+    }
+
+    fn answer(&self, bytes: &[u8]) -> Result<()> {
+        let sent = send(self.socket.as_raw_fd(), bytes, MsgFlags::MSG_NOSIGNAL);
+        ensure!(
+            sent.context("answering CRIU")? == bytes.len(),
+            "CRIU does not listen"
+        );
+        Ok(())
+    }
+
+    fn open(&mut self, owner: Owner) -> Result<Arc<Files>> {
+        self.round.entry(owner).or_default();
+        let place = match self.files.entry(owner) {
+            Entry::Occupied(files) => return Ok(files.get().clone()),
+            Entry::Vacant(place) => place,
+        };
+        let name = || self.store.path(owner).display().to_string();
+        let memory = self.store.create(owner).with_context(name)?;
+        if let Owner::Process(_) = owner {
+            // Before anything is in it, so that a filesystem which cannot hold it says so at once.
+            memory.set_len(OCEAN).with_context(|| {
+                format!(
+                    "{}: no room for a sparse file of 2^47 bytes (RP-RAMFS, tmpfs and xfs have it, ext4 has not)",
+                    name()
+                )
+            })?;
+        }
+        let sums = match &self.sums {
+            Some(_) => Some(self.store.create_sums(owner).with_context(name)?),
+            None => None,
+        };
+        Ok(place.insert(Arc::new(Files { memory, sums })).clone())
+    }
+
+    fn add(&mut self, owner: Owner, range: Range<u64>, flags: u32) -> Result<()> {
+        let files = self.open(owner)?;
+        if flags & flag::PRESENT != 0 {
+            self.receive(&files.memory, &range)
+                .with_context(|| self.store.path(owner).display().to_string())?;
+            if let Some(sums) = &self.sums {
+                let range = range.clone();
+                // Who does not take it any more has failed, and says so at the end.
+                let _ = sums.send(Job { file: files, range });
+            }
+        } else if flags & flag::PARENT != 0 {
+            let before = self.before.get(&owner);
+            ensure!(
+                before.is_some_and(|held| held.pages.contains(&range)),
+                "{owner}: CRIU takes {:#x}..{:#x} for unchanged since a round that did not have it",
+                range.start,
+                range.end
+            );
+        } else {
+            bail!("{owner}: pages that are neither sent nor known: {range:x?}");
+        }
+        let held = self.round.entry(owner).or_default();
+        if flags & flag::PRESENT != 0 {
+            held.received += range.end - range.start;
+            if flags & flag::LAZY == 0 {
+                held.eager.insert(range.clone());
+            }
+        }
+        held.pages.insert(range);
+        Ok(())
+    }
+
+    /// The bytes of `range`, from the socket to their place.
+    fn receive(&self, memory: &File, range: &Range<u64>) -> Result<()> {
+        store::reserve(memory, range).context("no room for the pages")?;
+        let mut at = range.start;
+        while at < range.end {
+            let want = PIPE.min((range.end - at) as usize);
+            let flags = SpliceFFlags::SPLICE_F_MOVE;
+            let mut left = match splice(self.socket, None, &self.pipe.1, None, want, flags) {
+                Ok(0) => bail!("CRIU ended in the middle of its pages"),
+                Ok(n) => n,
+                Err(Errno::EINTR) => continue,
+                Err(e) => return Err(e).context("receiving pages from CRIU"),
+            };
+            while left > 0 {
+                let mut to = at as i64;
+                match splice(&self.pipe.0, None, memory, Some(&mut to), left, flags) {
+                    Ok(0) => bail!("no bytes could be written at {at:#x}"),
+                    Ok(n) => {
+                        left -= n;
+                        at += n as u64;
+                    }
+                    Err(Errno::EINTR) => {}
+                    Err(e) => return Err(e).context("writing pages"),
+                }
+            }
+        }
+        Ok(())
+    }
+}
