@@ -1,8 +1,18 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0 OR GPL-2.0
 //! The parts of `kup`, for programs that want one of them: [`foam`] keeps the memory of checkpointed
-//! processes in sparse files and gives it back on demand, [`images`] reads and writes CRIU's images.
+//! processes in sparse files and gives it back on demand, [`images`] reads and writes CRIU's images,
+//! [`checkpoint`] is a directory with both.
 
 #![deny(unsafe_code)]
 
+pub mod checkpoint;
+pub mod criu;
 pub mod foam;
+pub mod hook;
 pub mod images;
+pub mod kexec;
+pub mod network;
+pub mod place;
+pub mod processes;
+pub mod system;
+pub mod update;

@@ -3,4 +3,25 @@
 
 #![deny(unsafe_code)]
 
-fn main() {}
+mod args;
+mod check;
+mod commands;
+
+use args::Line;
+use clap::Parser;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    if let Some(status) = kup::hook::as_script() {
+        return ExitCode::from(status);
+    }
+    let line = Line::parse();
+    match commands::run(&line) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(e) => {
+            eprintln!("kup: {e:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

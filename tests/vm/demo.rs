@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0 OR GPL-2.0
-//! Applications with their data in memory are carried over a kernel update: checkpointed into the
-//! region, a new kernel started under them by kexec, restored from there. A client outside the
+//! Applications with their data in memory are carried over a kernel update by `kup update`: checkpointed
+//! into the region, a new kernel started under them by kexec, restored from there. A client outside the
 //! guest counts all the while over one TCP connection.
+//!
+//! By hand, the same is done by CRIU's and kexec's own commands, with CRIU's own images.
 
 use crate::apps::counter::{self, Counter};
 use crate::apps::load::Load;
@@ -32,8 +34,8 @@ pub struct Options {
     pub region: Size,
     pub keys: usize,
     pub items: usize,
-    /// Otherwise the kernel is left with the filesystem mounted, as after a crash.
-    pub unmount: bool,
+    /// By the commands of CRIU and kexec, otherwise by `kup`.
+    pub by_hand: bool,
     /// Otherwise the kernel module serves the mount in every kernel that it is built for.
     pub only_fuse: bool,
 }
@@ -47,7 +49,7 @@ impl Default for Options {
             region: Size::gib(1),
             keys: 100_000,
             items: 10_000,
-            unmount: true,
+            by_hand: false,
             only_fuse: false,
         }
     }
@@ -107,12 +109,12 @@ pub fn run(lab: &Lab) -> Result<()> {
     carry(lab, &Options::default()).map(drop)
 }
 
-/// The same, but the mount is never taken down: nothing may depend on it.
-pub fn run_without_unmount(lab: &Lab) -> Result<()> {
+/// The same, by the commands that `kup` runs.
+pub fn run_by_hand(lab: &Lab) -> Result<()> {
     carry(
         lab,
         &Options {
-            unmount: false,
+            by_hand: true,
             ..Options::default()
         },
     )
@@ -215,59 +217,13 @@ pub fn carry(lab: &Lab, options: &Options) -> Result<Report> {
             digest_after,
         });
     }
-    lab.kexec_load(&guest, &new)?;
-    time.say(format!(
-        "the next kernel is loaded ({} requests served)",
-        load.requests()
-    ));
-
     let at = counter.count();
-    let start = Instant::now();
-    for app in APPS.iter().rev() {
-        dump(&guest, app)?;
-        time.say(format!("{} is checkpointed", app.name));
+    time.say(format!("{} requests served so far", load.requests()));
+    if options.by_hand {
+        by_hand(lab, &guest, &new, options, &mut report, &time)?;
+    } else {
+        by_kup(lab, &guest, &new, options, &mut report, &time)?;
     }
-    report.seconds.dump = start.elapsed().as_secs_f64();
-    let size = guest.run(format!("du -shx {MOUNT} | cut -f1"))?;
-    let seconds = report.seconds.dump;
-    time.say(format!(
-        "both in the region after {seconds:.2} s: {}",
-        size.trim()
-    ));
-    if options.unmount {
-        guest.run(format!("umount {MOUNT}"))?;
-    }
-
-    let (hello, seconds) = lab.kexec(&guest)?;
-    report.seconds.kexec_to_init = seconds;
-    report.kernel_to = hello.release;
-    time.say(format!(
-        "kexec into {}: init after {seconds:.2} s",
-        report.kernel_to
-    ));
-    hold_packets(&guest)?;
-    guest.network_up()?;
-    let clean = guest.command(fs.check(&region)).timeout(120).output()?;
-    ensure!(
-        clean.success(),
-        "not clean:\n{}{}",
-        clean.stdout(),
-        clean.stderr()
-    );
-    (report.mount_to, report.seconds.mount) = mount(&guest, fs, &region)?;
-    let seconds = report.seconds.mount;
-    time.say(format!(
-        "checked clean, mounted as {} in {seconds:.2} s",
-        served_by(&report.mount_to)
-    ));
-    let start = Instant::now();
-    for app in APPS {
-        restore(&guest, app)?;
-        time.say(format!("{} is restored", app.name));
-    }
-    report.seconds.restore = start.elapsed().as_secs_f64();
-    release_packets(&guest)?;
-    time.say(format!("restored in {:.2} s", report.seconds.restore));
 
     timers_run(host).context("redis after the restore")?;
     counter.wait(50, PATIENCE)?;
@@ -305,6 +261,164 @@ pub fn carry(lab: &Lab, options: &Options) -> Result<Report> {
     end(&guest, fs, &region)?;
     time.say("all ended, unmounted, and clean again");
     Ok(report)
+}
+
+/// As a user does it: one command in the old kernel, one in the new one.
+fn by_kup(
+    lab: &Lab,
+    guest: &Guest,
+    new: &Boot,
+    options: &Options,
+    report: &mut Report,
+    time: &Timeline,
+) -> Result<()> {
+    let (fs, region) = (
+        options.filesystem,
+        options.filesystem.region(options.region),
+    );
+    let dir = lab.bring(guest, new)?;
+    let mut members = String::new();
+    for app in APPS {
+        members += &format!(" --pid {}={}", app.name, pid(guest, app)?);
+    }
+    let before = uptime(guest)?;
+    let (hello, said, seconds) = lab.switch(
+        guest,
+        &format!(
+            "exec kup update --kernel /{dir}/vmlinuz --initrd /{dir}/initrd \
+             --command-line \"$(cat /{dir}/cmdline)\" {members}"
+        ),
+    )?;
+    for line in said.lines() {
+        println!("              {line}");
+    }
+    report.kernel_to = hello.release;
+    clean(guest, fs, &region)?;
+    (report.mount_to, report.seconds.mount) = mount(guest, fs, &region)?;
+    let update = update_report(guest)?;
+    let stopped = update.at("stopped")? - update.at("stopping")?;
+    let ran = update.up("switching")? - before;
+    report.seconds.dump = stopped;
+    report.seconds.kexec_to_init = seconds - ran;
+    time.say(format!(
+        "stopped for {stopped:.2} s, then kexec into {}: init after {:.2} s",
+        report.kernel_to, report.seconds.kexec_to_init
+    ));
+    guest.run("kup hold")?;
+    guest.network_up()?;
+    time.say(format!(
+        "checked clean, mounted as {} in {:.2} s",
+        served_by(&report.mount_to),
+        report.seconds.mount
+    ));
+    let output = guest.command("kup resume").timeout(180).output()?;
+    for line in output.stderr().lines() {
+        println!("              {line}");
+    }
+    if !output.success() {
+        let logs = guest.run(format!("tail -n 30 {MOUNT}/kup/*/log/*"))?;
+        bail!("kup resume: {}\n{logs}", output.stderr());
+    }
+    let update = update_report(guest)?;
+    report.seconds.restore = update.at("running")? - update.at("resuming")?;
+    time.say(format!("restored in {:.2} s", report.seconds.restore));
+    Ok(())
+}
+
+/// What `kup report` tells: when each step began, by the clock and since the kernel began.
+struct UpdateReport(serde_json::Value);
+
+impl UpdateReport {
+    fn event(&self, step: &str, field: &str) -> Result<f64> {
+        let events = self.0["events"].as_array().context("no events")?;
+        let event = events.iter().rev().find(|event| event["step"] == step);
+        let value = event.and_then(|event| event[field].as_f64());
+        value.with_context(|| format!("kup report: no {step}"))
+    }
+
+    fn at(&self, step: &str) -> Result<f64> {
+        self.event(step, "at")
+    }
+
+    fn up(&self, step: &str) -> Result<f64> {
+        self.event(step, "uptime")
+    }
+}
+
+fn update_report(guest: &Guest) -> Result<UpdateReport> {
+    let text = guest.run("kup report --json")?;
+    Ok(UpdateReport(serde_json::from_str(&text)?))
+}
+
+fn uptime(guest: &Guest) -> Result<f64> {
+    let text = guest.run("cut -d ' ' -f 1 /proc/uptime")?;
+    Ok(text.trim().parse()?)
+}
+
+fn clean(guest: &Guest, fs: Filesystem, region: &Region) -> Result<()> {
+    let clean = guest.command(fs.check(region)).timeout(120).output()?;
+    ensure!(
+        clean.success(),
+        "not clean:\n{}{}",
+        clean.stdout(),
+        clean.stderr()
+    );
+    Ok(())
+}
+
+/// With CRIU's own images, by the commands themselves.
+fn by_hand(
+    lab: &Lab,
+    guest: &Guest,
+    new: &Boot,
+    options: &Options,
+    report: &mut Report,
+    time: &Timeline,
+) -> Result<()> {
+    let (fs, region) = (
+        options.filesystem,
+        options.filesystem.region(options.region),
+    );
+    lab.kexec_load(guest, new)?;
+    let start = Instant::now();
+    for app in APPS.iter().rev() {
+        dump(guest, app)?;
+        time.say(format!("{} is checkpointed", app.name));
+    }
+    report.seconds.dump = start.elapsed().as_secs_f64();
+    let size = guest.run(format!("du -shx {MOUNT} | cut -f1"))?;
+    let seconds = report.seconds.dump;
+    time.say(format!(
+        "both in the region after {seconds:.2} s: {}",
+        size.trim()
+    ));
+    guest.run(format!("umount {MOUNT}"))?;
+
+    let (hello, seconds) = lab.kexec(guest)?;
+    report.seconds.kexec_to_init = seconds;
+    report.kernel_to = hello.release;
+    time.say(format!(
+        "kexec into {}: init after {seconds:.2} s",
+        report.kernel_to
+    ));
+    hold_packets(guest)?;
+    guest.network_up()?;
+    clean(guest, fs, &region)?;
+    (report.mount_to, report.seconds.mount) = mount(guest, fs, &region)?;
+    let seconds = report.seconds.mount;
+    time.say(format!(
+        "checked clean, mounted as {} in {seconds:.2} s",
+        served_by(&report.mount_to)
+    ));
+    let start = Instant::now();
+    for app in APPS {
+        restore(guest, app)?;
+        time.say(format!("{} is restored", app.name));
+    }
+    report.seconds.restore = start.elapsed().as_secs_f64();
+    release_packets(guest)?;
+    time.say(format!("restored in {:.2} s", report.seconds.restore));
+    Ok(())
 }
 
 /// The kernel module for a kernel that it is built for.

@@ -9,6 +9,7 @@ pub mod demo;
 mod from_6_1;
 mod fstab_and_switch_root;
 mod kexec_keeps_region;
+mod kup_restore;
 mod lab_notices;
 mod misuse;
 mod module;
@@ -50,6 +51,11 @@ pub const SCENARIOS: &[Scenario] = &[
         name: "lab_notices",
         about: "a guest that panics or hangs is an error at once, with its last words",
         run: lab_notices::run,
+    },
+    Scenario {
+        name: "kup_restore",
+        about: "kup checkpoints processes and restores them: what they hold is the same",
+        run: kup_restore::run,
     },
     Scenario {
         name: "misuse",
@@ -124,13 +130,13 @@ pub const SCENARIOS: &[Scenario] = &[
     Scenario {
         name: "demo",
         about:
-            "redis and memcached with open connections are carried from 6.12 (FUSE) to 7.x (module)",
+            "kup update: redis and memcached with open connections, from 6.12 (FUSE) to 7.x (module)",
         run: demo::run,
     },
     Scenario {
-        name: "demo_without_unmount",
-        about: "the same, leaving the old kernel with the region mounted",
-        run: demo::run_without_unmount,
+        name: "demo_by_hand",
+        about: "the same by the commands of CRIU and kexec, with CRIU's own images",
+        run: demo::run_by_hand,
     },
     Scenario {
         name: "update_7_2_to_7_3",

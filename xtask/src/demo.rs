@@ -28,9 +28,9 @@ pub struct Demo {
     /// Items in memcached
     #[arg(long, default_value_t = Options::default().items)]
     items: usize,
-    /// Leave the old kernel without unmounting
+    /// By the commands of CRIU and kexec instead of `kup`, with CRIU's own images
     #[arg(long)]
-    no_unmount: bool,
+    by_hand: bool,
     /// Mount through FUSE in both kernels; otherwise the kernel module does it where it can
     #[arg(long)]
     fuse: bool,
@@ -55,7 +55,8 @@ impl Demo {
             region: self.region,
             keys: self.keys,
             items: self.items,
-            unmount: !self.no_unmount,
+            // FOAM wants sparse files that ext4 does not have.
+            by_hand: self.by_hand || self.fs == Filesystem::Ext4Dax,
             only_fuse: self.fuse,
         };
         let dir = host::target().join("demo");

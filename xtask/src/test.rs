@@ -59,9 +59,8 @@ const STEPS: &[Step] = &[
         vm::scenario("module_posix_older")
     }),
     step("vm:demo", Daily, vm_demo),
-    step("vm:demo_without_unmount", Daily, || {
-        vm::scenario("demo_without_unmount")
-    }),
+    step("vm:demo_by_hand", Full, || vm::scenario("demo_by_hand")),
+    step("vm:kup_restore", Daily, || vm::scenario("kup_restore")),
     step("vm:update_7_2_to_7_3", Daily, || {
         vm::scenario("update_7_2_to_7_3")
     }),

@@ -295,8 +295,9 @@ impl Guest {
         self.agent.hellos().0
     }
 
-    /// Leaves this kernel for the one that is loaded; returns what the new one says.
-    pub(super) fn leave(&self, script: &str, limit: Duration) -> Result<Hello> {
+    /// Leaves this kernel for another one by a command; returns what the new one says, and what the command
+    /// said.
+    pub(super) fn leave(&self, script: &str, limit: Duration) -> Result<(Hello, String)> {
         let before = self.hello_count();
         let run = Run {
             argv: vec!["/bin/sh".into(), "-c".into(), script.into()],
@@ -323,7 +324,8 @@ impl Guest {
                 );
             }
         }
-        self.wait_hello(before, limit)
+        let hello = self.wait_hello(before, limit)?;
+        Ok((hello, String::from_utf8_lossy(&said).into_owned()))
     }
 
     fn collect(&self, events: &Receiver<Event>, timeout: Duration) -> Result<Output> {
@@ -415,7 +417,8 @@ impl Guest {
     /// Makes the kernel panic; returns what the crash kernel that is loaded says. Without one the
     /// guest ends, which is an error.
     pub fn panic(&self) -> Result<Hello> {
-        self.leave("echo c > /proc/sysrq-trigger", Duration::from_secs(120))
+        let (hello, _) = self.leave("echo c > /proc/sysrq-trigger", Duration::from_secs(120))?;
+        Ok(hello)
     }
 
     /// Stops the whole machine, as if it hung.

@@ -335,17 +335,21 @@ impl Lab {
     /// Starts the kernel that is loaded. Returns what its init says and the seconds it took.
     pub fn kexec(&self, guest: &Guest) -> Result<(Hello, f64)> {
         let start = Instant::now();
-        let hello = guest.leave("exec kexec -e", BOOT_LIMIT)?;
+        let (hello, _) = guest.leave("exec kexec -e", BOOT_LIMIT)?;
         Ok((hello, start.elapsed().as_secs_f64()))
     }
 
     /// Resets the machine as `reboot -f` does: without stopping anything first. The guest has to be
     /// one that `resets`.
     pub fn reset(&self, guest: &Guest) -> Result<Hello> {
-        guest.leave("exec reboot -f", BOOT_LIMIT)
+        guest
+            .leave("exec reboot -f", BOOT_LIMIT)
+            .map(|(hello, _)| hello)
     }
 
-    fn load(&self, guest: &Guest, next: &Boot, how: &str) -> Result<()> {
+    /// Brings the next kernel, its initrd and its command line into the guest: `vmlinuz`, `initrd` and
+    /// `cmdline` in the directory that is returned.
+    pub fn bring(&self, guest: &Guest, next: &Boot) -> Result<&'static str> {
         let dir = if guest.carries { CARRIED } else { "tmp/next" };
         if !guest.carries {
             let (kernel, initrd) = self.prepare(next)?;
@@ -353,6 +357,19 @@ impl Lab {
             guest.push_file(&format!("/{dir}/initrd"), &initrd)?;
         }
         guest.push(&format!("/{dir}/cmdline"), next.command_line())?;
+        Ok(dir)
+    }
+
+    /// Runs a command that ends in another kernel, as `kup update` does. Returns what the new kernel's init
+    /// says, what the command said, and the seconds between them.
+    pub fn switch(&self, guest: &Guest, script: &str) -> Result<(Hello, String, f64)> {
+        let start = Instant::now();
+        let (hello, said) = guest.leave(script, BOOT_LIMIT)?;
+        Ok((hello, said, start.elapsed().as_secs_f64()))
+    }
+
+    fn load(&self, guest: &Guest, next: &Boot, how: &str) -> Result<()> {
+        let dir = self.bring(guest, next)?;
         let load = format!(
             "cd /{dir} && \
              kexec -s {how} vmlinuz --initrd=initrd --command-line=\"$(cat cmdline)\" && \

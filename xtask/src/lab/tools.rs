@@ -14,6 +14,7 @@ const RPRAMFS: &[(&str, &str)] = &[
     ("usr/sbin/fsck.rpramfs", "fsck-rpramfs"),
     ("usr/sbin/mount.rpramfs", "mount-rpramfs"),
     ("usr/sbin/rpramfs", "rpramfs"),
+    ("usr/sbin/kup", "kup"),
 ];
 
 /// Built at most once in a run.
@@ -32,12 +33,12 @@ impl Tools {
         Ok(self.agent.get_or_init(|| built("lab-agent")).clone())
     }
 
-    /// `(path in the guest, file)` of mkfs, fsck, mount and the inspector.
+    /// `(path in the guest, file)` of mkfs, fsck, mount, the inspector and kup.
     pub fn rpramfs(&self) -> Result<Vec<(&'static str, PathBuf)>> {
         if let Some(list) = self.rpramfs.get() {
             return Ok(list.clone());
         }
-        build(&["mkfs", "fsck", "fuse-frontend"])?;
+        build(&["mkfs", "fsck", "fuse-frontend", "kup"])?;
         let list: Vec<_> = RPRAMFS
             .iter()
             .map(|(place, name)| (*place, built(name)))

@@ -1,0 +1,181 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0 OR GPL-2.0
+//! The command line.
+
+use clap::{ArgGroup, Args, Parser, Subcommand};
+use kup::checkpoint::Memory;
+use std::path::PathBuf;
+
+const ABOUT: &str = "\
+A first update, on a machine with memmap=4G$0x100000000 on its kernel's command line:
+
+    mkfs.rpramfs -L state 0x100000000+4G     once
+    mount -t rpramfs label=state /mnt/state  at every boot
+    kup check                                what is missing, and what to do about it
+    kup update --kernel /boot/vmlinuz-NEW --initrd /boot/initrd.img-NEW --pid PID
+
+and in the new kernel, as early as possible (in its initramfs, or a unit before the network):
+
+    mount -t rpramfs label=state /mnt/state
+    kup resume
+
+The applications stand still from the end of the copying to the end of the resume; their memory comes
+on demand behind that. Whatever fails before the new kernel starts, they go on where they stood.
+Whatever fails behind it, the checkpoint stays, and `kup resume` can be tried again there or in the old
+kernel.
+
+Exit status: 0 done, 1 failed (it says what, and what runs), 2 wrong usage.";
+
+/// Updates the kernel under running applications: checkpoint, switch, restore.
+#[derive(Debug, Parser)]
+#[command(name = "kup", version, after_help = ABOUT)]
+pub struct Line {
+    /// Directory of checkpoints (usually found: kup/ on the RP-RAMFS that is mounted)
+    #[arg(long, global = true, env = "KUP_DIR", value_name = "DIR")]
+    pub dir: Option<PathBuf>,
+
+    /// Print the result as JSON
+    #[arg(long, global = true)]
+    pub json: bool,
+
+    /// Say nothing but errors
+    #[arg(short, long, global = true)]
+    pub quiet: bool,
+
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Is this machine ready? Each point with what to do about it
+    Check,
+    /// Take a checkpoint of an application
+    Checkpoint(Checkpoint),
+    /// Restore a checkpoint; the processes run when this returns
+    Restore(Restore),
+    /// List all checkpoints
+    List,
+    /// Show one checkpoint, with what it consists of
+    Show {
+        /// Its name
+        name: String,
+    },
+    /// Remove a checkpoint
+    Remove(Remove),
+    /// Carry applications over into another kernel
+    Update(Update),
+    /// Restore what an update carried over; in the new kernel
+    Resume,
+    /// Hold the network and the PIDs for a resume that comes later; early in the new kernel
+    Hold,
+    /// Let packets through that a failed resume holds back
+    Release,
+    /// Show what the last update did, and when
+    Report,
+    /// Give restored processes their memory; started by restore
+    #[command(hide = true)]
+    Drain {
+        /// The directory of the checkpoint
+        dir: PathBuf,
+    },
+}
+
+/// How CRIU treats the processes.
+#[derive(Debug, Args)]
+pub struct Treatment {
+    /// At most so many rounds of copying while the processes run
+    #[arg(long, default_value_t = 8, value_name = "N")]
+    pub rounds: u32,
+
+    /// Do not make checksums of the pages
+    #[arg(long)]
+    pub no_seal: bool,
+
+    /// One more option for CRIU, in dump and restore alike (--criu-option=--shell-job)
+    #[arg(long, value_name = "OPTION", allow_hyphen_values = true)]
+    pub criu_option: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+#[command(group = ArgGroup::new("what").required(true))]
+pub struct Checkpoint {
+    /// A name for the checkpoint
+    pub name: String,
+
+    /// This process and all its descendants
+    #[arg(long, group = "what")]
+    pub pid: Option<u32>,
+
+    /// The processes of this control group (below /sys/fs/cgroup)
+    #[arg(long, group = "what")]
+    pub cgroup: Option<String>,
+
+    /// The processes go on after the checkpoint
+    #[arg(long)]
+    pub leave_running: bool,
+
+    /// Where their memory goes
+    #[arg(long, value_enum, default_value_t = Memory::Foam)]
+    pub memory: Memory,
+
+    #[command(flatten)]
+    pub treatment: Treatment,
+}
+
+#[derive(Debug, Args)]
+pub struct Restore {
+    /// Its name
+    pub name: String,
+
+    /// Return only when the processes have all their memory
+    #[arg(long)]
+    pub wait: bool,
+
+    /// Though a restore of it was cut off. None of its processes must run
+    #[arg(long)]
+    pub again: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct Remove {
+    /// Its name
+    pub name: String,
+
+    /// Overwrite all of it first
+    #[arg(long)]
+    pub wipe: bool,
+
+    /// Though it could still be restored
+    #[arg(short, long)]
+    pub force: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct Update {
+    /// Image of the next kernel
+    #[arg(long, value_name = "IMAGE")]
+    pub kernel: PathBuf,
+
+    /// Its initramfs
+    #[arg(long, value_name = "IMAGE")]
+    pub initrd: Option<PathBuf>,
+
+    /// Its command line, instead of the running kernel's
+    #[arg(long, value_name = "TEXT")]
+    pub command_line: Option<String>,
+
+    /// More for its command line
+    #[arg(long, value_name = "TEXT")]
+    pub append: Option<String>,
+
+    /// A process and its descendants, with a name ([NAME=]PID); in the order in which they are restored
+    #[arg(long, value_name = "[NAME=]PID")]
+    pub pid: Vec<String>,
+
+    /// The processes of a control group ([NAME=]GROUP), behind those of --pid
+    #[arg(long, value_name = "[NAME=]GROUP")]
+    pub cgroup: Vec<String>,
+
+    #[command(flatten)]
+    pub treatment: Treatment,
+}

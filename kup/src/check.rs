@@ -1,0 +1,217 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0 OR GPL-2.0
+//! `kup check`: is this machine ready?
+
+use kup::{criu, kexec, place};
+use serde::Serialize;
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+/// What is thought of one point.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Verdict {
+    Ok,
+    /// It goes without, less well.
+    Warning,
+    Missing,
+}
+
+#[derive(Clone, Debug, Serialize)]
+pub struct Point {
+    pub name: &'static str,
+    pub verdict: Verdict,
+    pub found: String,
+    /// What to do about it.
+    pub advice: String,
+}
+
+/// What was found, or what is wrong and what to do about it.
+type Finding = Result<String, (Verdict, String, String)>;
+
+pub fn all(dir: Option<&Path>) -> Vec<Point> {
+    let points: [(&'static str, Finding); 8] = [
+        ("reserved memory", reserved()),
+        ("region", region(dir)),
+        ("criu", criu_version()),
+        (
+            "on-demand restore",
+            feature("uffd-noncoop", "userfaultfd without its events"),
+        ),
+        ("rounds", rounds()),
+        ("kexec", kexec_works()),
+        ("network lock", nft()),
+        ("pids", pids()),
+    ];
+    points
+        .into_iter()
+        .map(|(name, finding)| match finding {
+            Ok(found) => Point {
+                name,
+                verdict: Verdict::Ok,
+                found,
+                advice: String::new(),
+            },
+            Err((verdict, found, advice)) => Point {
+                name,
+                verdict,
+                found,
+                advice,
+            },
+        })
+        .collect()
+}
+
+pub fn text(points: &[Point]) -> String {
+    let mut text = String::new();
+    for point in points {
+        let verdict = match point.verdict {
+            Verdict::Ok => "ok",
+            Verdict::Warning => "warning",
+            Verdict::Missing => "MISSING",
+        };
+        text += &format!("{:18} {verdict:8} {}\n", point.name, point.found);
+        if !point.advice.is_empty() {
+            text += &format!("{:27} → {}\n", "", point.advice);
+        }
+    }
+    text
+}
+
+fn missing(found: impl Into<String>, advice: impl Into<String>) -> Finding {
+    Err((Verdict::Missing, found.into(), advice.into()))
+}
+
+fn warning(found: impl Into<String>, advice: impl Into<String>) -> Finding {
+    Err((Verdict::Warning, found.into(), advice.into()))
+}
+
+fn reserved() -> Finding {
+    let text = fs::read_to_string("/proc/cmdline").unwrap_or_default();
+    let ranges = host::cmdline::reservations(&text);
+    if ranges.is_empty() {
+        return missing(
+            "no memmap= on the kernel's command line",
+            "add memmap=SIZE$ADDRESS, at or above 4 GiB and aligned to 1 GiB (in /etc/default/grub: \\\\\\$), and reboot",
+        );
+    }
+    let list: Vec<String> = ranges
+        .iter()
+        .map(|(range, _)| format!("{:#x}+{:#x}", range.start, range.size))
+        .collect();
+    Ok(list.join(", "))
+}
+
+fn region(dir: Option<&Path>) -> Finding {
+    let dir = match place::find(dir) {
+        Ok(dir) => dir,
+        Err(e) => return missing("none is mounted", format!("{e:#}")),
+    };
+    let on = dir.parent().unwrap_or(&dir);
+    let Ok(space) = nix::sys::statvfs::statvfs(on) else {
+        return missing(format!("{}: cannot be asked", on.display()), "mount it");
+    };
+    let free = space.blocks_available() * space.fragment_size();
+    let kind = place::mounts().unwrap_or_default();
+    let kind = kind.iter().find(|mount| mount.on == on);
+    let kind = kind.map_or("not an RP-RAMFS", |mount| match mount.kind.as_str() {
+        "rpramfs" => "the kernel module",
+        _ => "FUSE",
+    });
+    Ok(format!(
+        "{} ({kind}), {} free",
+        on.display(),
+        kup::system::size(free)
+    ))
+}
+
+fn criu_version() -> Finding {
+    let version = match criu::version() {
+        Ok(version) => version,
+        Err(e) => return missing(format!("{e:#}"), "install criu 4.2 or later"),
+    };
+    let numbers: Vec<u32> = version.split('.').filter_map(|n| n.parse().ok()).collect();
+    if numbers < vec![4, 2] {
+        return warning(
+            version,
+            "criu before 4.2 fails on 7.x kernels (SO_PASSCRED of TCP sockets)",
+        );
+    }
+    Ok(version)
+}
+
+fn feature(name: &str, without: &str) -> Finding {
+    match criu::require_feature(name) {
+        Ok(()) => Ok(name.to_owned()),
+        Err(e) => missing(format!("{e:#}"), without),
+    }
+}
+
+fn rounds() -> Finding {
+    if criu::tracks_memory() {
+        return Ok("the kernel tells which pages are written".to_owned());
+    }
+    warning(
+        "the kernel does not tell which pages are written",
+        "all memory is copied while the applications stand still; a kernel with CONFIG_MEM_SOFT_DIRTY does better",
+    )
+}
+
+fn kexec_works() -> Finding {
+    if let Err(e) = Command::new("kexec")
+        .arg("--version")
+        .stdout(Stdio::null())
+        .status()
+    {
+        return missing(format!("kexec: {e}"), "install kexec-tools");
+    }
+    let disabled = fs::read_to_string("/proc/sys/kernel/kexec_load_disabled").unwrap_or_default();
+    if disabled.trim() == "1" {
+        return missing(
+            "kexec_load_disabled is 1",
+            "sysctl cannot set it back: reboot without it",
+        );
+    }
+    let lockdown = fs::read_to_string("/sys/kernel/security/lockdown").unwrap_or_default();
+    if lockdown.contains("[confidentiality]") || lockdown.contains("[integrity]") {
+        return warning(
+            format!("lockdown: {}", lockdown.trim()),
+            "the next kernel must be signed by a key that this one trusts",
+        );
+    }
+    match kexec::current_command_line() {
+        Ok(_) => Ok("kexec_file_load(2)".to_owned()),
+        Err(e) => missing(format!("{e:#}"), "mount /proc"),
+    }
+}
+
+fn nft() -> Finding {
+    let mut list = Command::new("nft");
+    list.args(["list", "tables"])
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
+    match list.status() {
+        Ok(status) if status.success() => Ok("nftables".to_owned()),
+        Ok(status) => missing(
+            format!("nft list tables: {status}"),
+            "load the kernel's nf_tables module",
+        ),
+        Err(e) => missing(format!("nft: {e}"), "install nftables"),
+    }
+}
+
+fn pids() -> Finding {
+    const ROOM: u32 = 65_536;
+    let read = |path: &str| -> Option<u32> { fs::read_to_string(path).ok()?.trim().parse().ok() };
+    let max = read("/proc/sys/kernel/pid_max").unwrap_or(0);
+    let last = read("/proc/sys/kernel/ns_last_pid").unwrap_or(0);
+    if max < ROOM {
+        return warning(
+            format!("pid_max is {max}"),
+            "sysctl kernel.pid_max=4194304 leaves room for PIDs that the next kernel must not use",
+        );
+    }
+    Ok(format!(
+        "{last} of {max}: those of the applications must be free in the next kernel"
+    ))
+}

@@ -1,0 +1,59 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0 OR GPL-2.0
+//! The process in the background of a restore: gives the restored processes their memory.
+
+use super::manifest::State;
+use super::restore::READY;
+use super::Checkpoint;
+use crate::foam::collect::on_demand;
+use crate::foam::restore::{survive, Area, Listener, Memory};
+use crate::foam::store::Store;
+use crate::foam::Owner;
+use crate::images::Images;
+use anyhow::{Context, Result};
+use std::fs;
+use std::io::Read;
+
+/// Gives the processes of a checkpoint their memory, and says in the end that they have all of it.
+///
+/// # Errors
+/// CRIU did not restore them, or memory could not be given.
+pub fn drain(at: &Checkpoint) -> Result<()> {
+    let images = Images::new(&at.images());
+    let store = Store::new(&at.memory());
+    let sealed = at.manifest()?.sealed;
+    let mut memories = Vec::new();
+    for process in images.processes()? {
+        let owner = Owner::Process(process.pid);
+        if !store.path(owner).exists() {
+            // A zombie has no memory.
+            continue;
+        }
+        let areas = on_demand(&images, process.pid)?;
+        let area = |range: std::ops::Range<u64>| Area {
+            start: range.start,
+            end: range.end,
+        };
+        memories.push(Memory {
+            pid: i32::try_from(process.pid)?,
+            file: store.open(owner)?,
+            sums: if sealed {
+                store.open_sums(owner)?
+            } else {
+                None
+            },
+            areas: areas.into_iter().map(area).collect(),
+        });
+    }
+    survive();
+    let listener = Listener::bind(&at.work())?;
+    println!("{READY}");
+    let outcome = listener.supervise(memories, |_| {})?;
+    let report = at.dir.join("drain.json");
+    fs::write(&report, serde_json::to_vec_pretty(&outcome)?)
+        .with_context(|| report.display().to_string())?;
+    // The end of standard input: whoever restored has written what it had to.
+    std::io::stdin().read_to_end(&mut Vec::new())?;
+    let mut manifest = at.manifest()?;
+    manifest.state = State::Restored;
+    manifest.write(&at.dir)
+}

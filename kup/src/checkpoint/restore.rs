@@ -1,0 +1,157 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0 OR GPL-2.0
+//! A checkpoint is restored: once, because what the processes do afterwards cannot be taken back.
+
+use super::manifest::{verify, Left, Manifest, Memory, State};
+use super::{make, Checkpoint};
+use crate::criu::Criu;
+use crate::{processes, system};
+use anyhow::{bail, ensure, Context, Result};
+use std::io::{BufRead, BufReader};
+use std::os::unix::process::CommandExt;
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::time::Instant;
+
+/// How a restore went.
+#[derive(Clone, Debug, PartialEq, serde::Serialize)]
+pub struct Restored {
+    pub name: String,
+    /// From the begin to the processes running.
+    pub seconds: f64,
+    /// Bytes that come on demand.
+    pub lazy_bytes: u64,
+}
+
+/// Restores a checkpoint. When this returns the processes run; memory that is restored on demand goes on
+/// coming from a process in the background.
+///
+/// # Errors
+/// Something is in the way of it; nothing runs, and it can be tried again.
+pub fn restore(at: &Checkpoint, say: &dyn Fn(&str)) -> Result<Restored> {
+    let start = Instant::now();
+    let mut manifest = at.manifest()?;
+    may_restore(at, &manifest)?;
+    verify(&at.images(), &manifest.images)?;
+    for process in &manifest.processes {
+        ensure!(
+            !processes::exists(process.pid),
+            "PID {} is taken, which {} needs: {}",
+            process.pid,
+            process.command,
+            match processes::tree(process.pid).unwrap_or_default().first() {
+                Some(other) => format!("{} has it", other.command),
+                None => "somebody has it".to_owned(),
+            }
+        );
+    }
+    make(&at.work())?;
+    manifest.state = State::Restoring;
+    manifest.write(&at.dir)?;
+    match run(at, &manifest) {
+        Ok(drain) => {
+            manifest.state = match drain {
+                Some(_) => State::Draining,
+                None => State::Restored,
+            };
+            manifest.write(&at.dir)?;
+            // Now the drain may say how it ended.
+            drop(drain);
+        }
+        Err(e) => {
+            manifest.state = State::Ready;
+            manifest.write(&at.dir)?;
+            return Err(e);
+        }
+    }
+    let restored = Restored {
+        name: at.name.clone(),
+        seconds: start.elapsed().as_secs_f64(),
+        lazy_bytes: manifest.lazy_bytes,
+    };
+    say(&format!(
+        "{} runs after {:.3} s; {} come on demand",
+        at.name,
+        restored.seconds,
+        system::size(restored.lazy_bytes)
+    ));
+    Ok(restored)
+}
+
+fn may_restore(at: &Checkpoint, manifest: &Manifest) -> Result<()> {
+    let name = &at.name;
+    match manifest.state {
+        State::Ready => {}
+        State::Writing => bail!(
+            "checkpoint {name} was never finished: there is nothing to restore. `kup remove {name}` removes it"
+        ),
+        State::Restoring => bail!(
+            "a restore of {name} began and was cut off. If none of its processes runs (`kup show {name}` names \
+             them), `kup restore --again {name}` tries again"
+        ),
+        State::Draining | State::Restored => bail!(
+            "checkpoint {name} was restored already. Its processes went on from it; a second copy would know \
+             nothing of what the first has done since"
+        ),
+    }
+    let alive = manifest.left != Left::Killed
+        && manifest.boot_id == system::boot_id()?
+        && processes::exists(manifest.root_pid);
+    ensure!(
+        !alive,
+        "the processes of {name} are still there, as they were left at the checkpoint; \
+         `kup resume` lets stopped ones go on"
+    );
+    Ok(())
+}
+
+/// Runs CRIU. Returns the end of a pipe for which the drain waits, if there is a drain.
+fn run(at: &Checkpoint, manifest: &Manifest) -> Result<Option<ChildStdin>> {
+    let log = at.log().join("restore.log");
+    let criu = Criu::new("restore", &at.images(), &log)?
+        .arg("--work-dir")
+        .arg(at.work())
+        .arg("--restore-detached")
+        .args(&manifest.criu_options);
+    if manifest.memory == Memory::Images {
+        criu.start()?.finish()?;
+        return Ok(None);
+    }
+    let (mut drain, stdin) = start_drain(at)?;
+    let finished = criu
+        .arg("--lazy-pages")
+        .start()
+        .and_then(|run| run.finish());
+    if let Err(e) = finished {
+        drop(stdin);
+        // It has lost its connection and ends by itself.
+        let _ = drain.wait();
+        return Err(e);
+    }
+    // It becomes init's child when we end.
+    Ok(Some(stdin))
+}
+
+/// Starts the process that gives memory on demand, and waits until CRIU can reach it.
+fn start_drain(at: &Checkpoint) -> Result<(Child, ChildStdin)> {
+    let log = at.log().join("drain.log");
+    let log = std::fs::File::create(&log).with_context(|| log.display().to_string())?;
+    let mut command = Command::new("/proc/self/exe");
+    // systemd spares processes with such a name when it changes the root or shuts down.
+    command.arg0("@kup").arg("drain").arg(&at.dir);
+    command.process_group(0).stderr(log);
+    command.stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut child = command.spawn().context("starting the drain")?;
+    let stdin = child.stdin.take().context("no pipe")?;
+    let stdout = child.stdout.take().context("no pipe")?;
+    let mut said = String::new();
+    BufReader::new(stdout).read_line(&mut said)?;
+    if said.trim_end() != READY {
+        let _ = child.kill();
+        let _ = child.wait();
+        let said = std::fs::read_to_string(at.log().join("drain.log")).unwrap_or_default();
+        bail!("the drain does not start: {}", said.trim_end());
+    }
+    Ok((child, stdin))
+}
+
+/// What the drain says when CRIU can reach it.
+pub(super) const READY: &str = "ready";

@@ -1,0 +1,385 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0 OR GPL-2.0
+//! A checkpoint is taken: rounds while the processes run, until another would not send less, then the last
+//! one, for which they stand still.
+
+use super::manifest::{self, Left, Manifest, Memory, Process, State, VERSION};
+use super::{make, Checkpoint};
+use crate::criu::{self, Criu, Running};
+use crate::foam::collect::collect;
+use crate::foam::server::{self, Round};
+use crate::foam::store::{self, Store};
+use crate::hook::Hook;
+use crate::images::Images;
+use crate::{processes, system};
+use anyhow::{bail, ensure, Context, Result};
+use nix::sys::socket::{socketpair, AddressFamily, SockFlag, SockType};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+/// What to checkpoint, and how.
+#[derive(Clone, Debug)]
+pub struct Request {
+    pub root_pid: u32,
+    pub unit: Option<String>,
+    pub memory: Memory,
+    pub sealed: bool,
+    pub left: Left,
+    /// At most so many rounds before the last.
+    pub rounds: u32,
+    pub criu_options: Vec<String>,
+}
+
+/// A round that sends less than this is not worth another.
+const LITTLE: u64 = 8 << 20;
+
+/// Takes a checkpoint, at once. The processes run on if this fails.
+///
+/// # Errors
+/// Something is in the way of it; nothing is left behind.
+pub fn take(at: &Checkpoint, request: &Request, say: &dyn Fn(&str)) -> Result<Manifest> {
+    let mut taking = Taking::begin(at.clone(), request.clone())?;
+    taking.rounds(say)?;
+    let manifest = taking.last()?;
+    taking.keep();
+    Ok(manifest)
+}
+
+fn keep_log(at: &Checkpoint) -> Option<PathBuf> {
+    let to = std::env::temp_dir().join(format!("kup-{}-{}.log", at.name, std::process::id()));
+    let mut all = String::new();
+    for entry in fs::read_dir(at.log()).ok()? {
+        let path = entry.ok()?.path();
+        all.push_str(&format!("==> {} <==\n", path.display()));
+        all.push_str(&String::from_utf8_lossy(&fs::read(&path).ok()?));
+    }
+    fs::write(&to, all).ok()?;
+    Some(to)
+}
+
+/// Is there room for what the processes hold now?
+fn room(at: &Checkpoint, processes: &[Process]) -> Result<()> {
+    let need: u64 = processes
+        .iter()
+        .map(|process| processes::resident(process.pid))
+        .sum();
+    // Trees of pages, images, sums, and some growth meanwhile.
+    let need = need + need / 20 + (4 << 20);
+    let dir = at.dir.parent().context("no directory")?;
+    let space = nix::sys::statvfs::statvfs(dir).with_context(|| dir.display().to_string())?;
+    let free = space.blocks_available() * space.fragment_size();
+    ensure!(
+        need <= free,
+        "{} needs about {}, and {} has {} free: `kup list` names old checkpoints that could be removed",
+        at.name,
+        system::size(need),
+        dir.display(),
+        system::size(free)
+    );
+    Ok(())
+}
+
+/// A checkpoint that is being taken. Dropped before it is kept, it leaves nothing but CRIU's logs.
+pub struct Taking {
+    at: Checkpoint,
+    request: Request,
+    store: Store,
+    manifest: Manifest,
+    /// What the last round left.
+    before: Round,
+    kept: bool,
+}
+
+impl Drop for Taking {
+    fn drop(&mut self) {
+        if self.kept || self.manifest.state == State::Ready {
+            return;
+        }
+        if let Some(log) = keep_log(&self.at) {
+            eprintln!("kup: CRIU's logs are in {}", log.display());
+        }
+        if let Err(e) = self.at.remove() {
+            eprintln!("kup: what is left of checkpoint {}: {e:#}", self.at.name);
+        }
+    }
+}
+
+impl Taking {
+    /// Looks whether it can be done, and makes a place for it.
+    ///
+    /// # Errors
+    /// It cannot.
+    pub fn begin(at: Checkpoint, request: Request) -> Result<Taking> {
+        ensure!(
+            !at.dir.exists(),
+            "there is a checkpoint {} already; `kup remove {}` removes it",
+            at.name,
+            at.name
+        );
+        let processes = processes::tree(request.root_pid)?;
+        for process in &processes {
+            if processes::is_filled_on_demand(process.pid)? {
+                bail!(
+                    "process {} ({}) still gets memory on demand, from a restore or from a program of its own: \
+                     a checkpoint of it would lack what has not come yet. `kup list` shows a restore that drains; \
+                     wait for its end",
+                    process.pid,
+                    process.command
+                );
+            }
+        }
+        room(&at, &processes)?;
+        let manifest = Manifest {
+            version: VERSION,
+            name: at.name.clone(),
+            state: State::Writing,
+            memory: request.memory,
+            sealed: request.sealed,
+            left: request.left,
+            unit: request.unit.clone(),
+            created: system::now(),
+            kernel: system::release(),
+            boot_id: system::boot_id()?,
+            criu: criu::version()?,
+            root_pid: request.root_pid,
+            processes,
+            rounds: Vec::new(),
+            lazy_bytes: 0,
+            eager_bytes: 0,
+            criu_options: request.criu_options.clone(),
+            images: Vec::new(),
+        };
+        make(&at.dir)?;
+        for dir in [at.images(), at.memory(), at.log()] {
+            make(&dir)?;
+        }
+        manifest.write(&at.dir)?;
+        Ok(Taking {
+            store: Store::new(&at.memory()),
+            at,
+            request,
+            manifest,
+            before: Round::new(),
+            kept: false,
+        })
+    }
+
+    /// The name of the checkpoint.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.at.name
+    }
+
+    /// It is to stay.
+    pub fn keep(mut self) -> Checkpoint {
+        self.kept = true;
+        self.at.clone()
+    }
+
+    /// Rounds while the processes run, until another would not send less.
+    ///
+    /// # Errors
+    /// One failed; the processes run.
+    pub fn rounds(&mut self, say: &dyn Fn(&str)) -> Result<()> {
+        if self.request.memory == Memory::Images || self.request.rounds == 0 {
+            return Ok(());
+        }
+        if !criu::tracks_memory() {
+            say("this kernel does not tell which pages are written: no rounds before the last");
+            return Ok(());
+        }
+        let mut last = u64::MAX;
+        for number in 1..=self.request.rounds {
+            let dir = self.at.rounds().join(number.to_string());
+            make(&dir)?;
+            let older = self.before.clone();
+            self.run("pre-dump", &dir, number, None)?;
+            self.punch(&older)?;
+            let round = self.manifest.rounds.last().context("a round")?;
+            say(&format!(
+                "round {number}: {} in {:.2} s",
+                system::size(round.bytes),
+                round.seconds
+            ));
+            let sent = round.bytes;
+            // Less than a quarter off: it will not become less by more of this.
+            if sent <= LITTLE || sent > last - last / 4 {
+                break;
+            }
+            last = sent;
+        }
+        Ok(())
+    }
+
+    /// The last round. Behind it the processes are as the request wants them.
+    ///
+    /// # Errors
+    /// It failed; the processes run.
+    pub fn last(&mut self) -> Result<Manifest> {
+        let images = self.at.images();
+        let number = self.manifest.rounds.len() as u32 + 1;
+        if self.request.left == Left::Killed {
+            make(&self.at.work())?;
+            // What has been killed cannot go on: CRIU has to wait until all is in place.
+            let hook = Hook::listen(&self.at.work())?;
+            self.run("dump", &images, number, Some(&hook))?;
+        } else {
+            self.run("dump", &images, number, None)?;
+            let finished = self.finish(&images);
+            if finished.is_err() && self.request.left == Left::Stopped {
+                self.at.let_go(&self.manifest)?;
+            }
+            finished?;
+        }
+        Ok(self.manifest.clone())
+    }
+
+    /// Makes a checkpoint of what the last round left.
+    fn finish(&mut self, images: &Path) -> Result<()> {
+        if self.request.memory == Memory::Foam {
+            let collected = collect(&Images::new(images), &self.store, &self.before)?;
+            self.manifest.lazy_bytes = collected.lazy;
+            self.manifest.eager_bytes = collected.eager;
+        } else {
+            // CRIU has not said how many yet.
+            self.manifest.eager_bytes = 0;
+        }
+        self.manifest.images = manifest::seal(images, self.request.memory)?;
+        let ready = Manifest {
+            state: State::Ready,
+            ..self.manifest.clone()
+        };
+        ready.write(&self.at.dir)?;
+        self.manifest = ready;
+        Ok(())
+    }
+
+    /// One run of CRIU. With a hook, the checkpoint is complete before CRIU goes on.
+    fn run(&mut self, what: &str, images: &Path, number: u32, hook: Option<&Hook>) -> Result<()> {
+        let start = Instant::now();
+        let log = self.at.log().join(format!("{what}-{number}.log"));
+        let mut criu = Criu::new(what, images, &log)?
+            .args(["--tree", &self.request.root_pid.to_string()])
+            .args(&self.manifest.criu_options);
+        if what == "dump" {
+            criu = match self.request.left {
+                Left::Killed => criu,
+                Left::Stopped => criu.arg("--leave-stopped"),
+                Left::Running => criu.arg("--leave-running"),
+            };
+        }
+        if let Some(hook) = hook {
+            let (script, (name, value)) = hook.told()?;
+            criu = criu.arg("--action-script").arg(script).env(name, value);
+        }
+        let foam = self.request.memory == Memory::Foam;
+        let mut running = if foam {
+            if what == "pre-dump" || number > 1 {
+                criu = criu.arg("--track-mem");
+            }
+            if number > 1 {
+                let before = self.at.rounds().join((number - 1).to_string());
+                criu = criu.arg("--prev-images-dir").arg(from(images, &before)?);
+            }
+            self.receive(criu)?
+        } else {
+            criu.start()?
+        };
+        self.manifest.rounds.push(manifest::Round {
+            bytes: self.before.values().map(|held| held.received).sum(),
+            seconds: start.elapsed().as_secs_f64(),
+            frozen_seconds: 0.0,
+        });
+        if let Some(hook) = hook {
+            match hook.asked(|| running.is_alive()) {
+                Ok(asked) => {
+                    // If this fails, CRIU is told no by the drop.
+                    self.finish(images)?;
+                    asked.yes()?;
+                }
+                // Its log says why.
+                Err(e) => return running.finish().and(Err(e)),
+            }
+        }
+        running.finish()?;
+        let stats = criu::dump_stats(images)?;
+        let round = self.manifest.rounds.last_mut().context("a round")?;
+        round.seconds = start.elapsed().as_secs_f64();
+        round.frozen_seconds = f64::from(stats.frozen_time) / 1e6;
+        if !foam {
+            let pages = stats.pages_written + stats.shpages_written.unwrap_or(0);
+            round.bytes = pages * crate::foam::PAGE;
+            self.manifest.eager_bytes = round.bytes;
+        }
+        if hook.is_some() {
+            self.manifest.write(&self.at.dir)?;
+        }
+        Ok(())
+    }
+
+    /// Runs CRIU against a page server here, until all pages are there.
+    fn receive(&mut self, criu: Criu) -> Result<Running> {
+        let (ours, theirs) = socketpair(
+            AddressFamily::Unix,
+            SockType::Stream,
+            None,
+            SockFlag::SOCK_CLOEXEC,
+        )
+        .context("a pair of sockets")?;
+        let running = criu.with_page_server(theirs)?;
+        let served = server::serve(&ours, &self.store, &self.before, self.request.sealed);
+        // CRIU must not wait for an answer that does not come.
+        drop(ours);
+        let round = match served {
+            Ok(round) => round,
+            // What went wrong there is why nothing came, or what went wrong here is why it failed.
+            Err(ours) => {
+                return match running.finish() {
+                    Ok(()) => Err(ours),
+                    Err(theirs) => Err(theirs.context(format!("{ours:#}"))),
+                }
+            }
+        };
+        self.before = round;
+        Ok(running)
+    }
+
+    /// Gives back the room of pages that the last round does not name any more.
+    fn punch(&self, older: &Round) -> Result<()> {
+        for (owner, held) in &self.before {
+            let Some(old) = older.get(owner) else {
+                continue;
+            };
+            let gone = old.pages.without(&held.pages);
+            if !gone.is_empty() {
+                store::punch(&self.store.create(*owner)?, &gone)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The way from one directory to another, as CRIU writes it into a link.
+fn from(dir: &Path, to: &Path) -> Result<PathBuf> {
+    let common = dir
+        .ancestors()
+        .find(|above| to.starts_with(above))
+        .context("no common directory")?;
+    let up = dir.strip_prefix(common)?.components().map(|_| "..");
+    Ok(up.collect::<PathBuf>().join(to.strip_prefix(common)?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ways() {
+        let way = |dir, to| from(Path::new(dir), Path::new(to)).unwrap();
+        assert_eq!(
+            way("/m/a/images", "/m/a/rounds/1"),
+            Path::new("../rounds/1")
+        );
+        assert_eq!(way("/m/a/rounds/2", "/m/a/rounds/1"), Path::new("../1"));
+    }
+}

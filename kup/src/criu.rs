@@ -1,0 +1,187 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0 OR GPL-2.0
+//! CRIU, as it is installed: run, and understood when it fails.
+
+use crate::checkpoint::make;
+use crate::images::{magic, pb, Images};
+use anyhow::{bail, ensure, Context, Result};
+use std::ffi::OsStr;
+use std::fs;
+use std::os::fd::OwnedFd;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+/// How connections and what else belongs to the machine are treated, in a dump and the restore alike.
+pub const ALWAYS: [&str; 5] = [
+    "--tcp-established",
+    "--network-lock=nftables",
+    "--file-locks",
+    "--link-remap",
+    "--ext-unix-sk",
+];
+
+/// One run.
+pub struct Criu {
+    command: Command,
+    what: String,
+    log: PathBuf,
+}
+
+impl Criu {
+    /// A run of `criu WHAT`, its log in `log`.
+    ///
+    /// # Errors
+    /// There is no place for the log.
+    pub fn new(what: &str, images: &Path, log: &Path) -> Result<Criu> {
+        if let Some(dir) = log.parent() {
+            make(dir)?;
+        }
+        let mut command = Command::new("criu");
+        command.arg(what).arg("--images-dir").arg(images);
+        // Its log is in its work directory unless it has a whole path.
+        command.arg("--log-file").arg(log).arg("-v2");
+        command.stdin(Stdio::null());
+        Ok(Criu {
+            command,
+            what: what.to_owned(),
+            log: log.to_owned(),
+        })
+    }
+
+    #[must_use]
+    pub fn arg(mut self, arg: impl AsRef<OsStr>) -> Criu {
+        self.command.arg(arg);
+        self
+    }
+
+    #[must_use]
+    pub fn args<S: AsRef<OsStr>>(mut self, args: impl IntoIterator<Item = S>) -> Criu {
+        self.command.args(args);
+        self
+    }
+
+    /// Starts it, with a socket to a page server of ours: as its standard input, so that no other program
+    /// which is started meanwhile gets it too.
+    ///
+    /// # Errors
+    /// It cannot be started.
+    pub fn with_page_server(mut self, socket: OwnedFd) -> Result<Running> {
+        self.command.args(["--page-server", "--ps-socket", "0"]);
+        self.command.stdin(Stdio::from(socket));
+        self.start()
+    }
+
+    #[must_use]
+    pub fn env(mut self, name: &str, value: impl AsRef<OsStr>) -> Criu {
+        self.command.env(name, value);
+        self
+    }
+
+    /// Starts it.
+    ///
+    /// # Errors
+    /// It cannot be started.
+    pub fn start(mut self) -> Result<Running> {
+        // A Ctrl-C is ours to answer: CRIU in the middle of a process must come to its end.
+        self.command.process_group(0);
+        let child = self.command.spawn().context(
+            "cannot start criu: is it installed? (Debian 13 backports, or criu 4.2 or later from source)",
+        )?;
+        Ok(Running {
+            child,
+            what: self.what,
+            log: self.log,
+        })
+    }
+}
+
+/// A run that has begun.
+pub struct Running {
+    child: Child,
+    what: String,
+    log: PathBuf,
+}
+
+impl Running {
+    /// Has it not ended yet?
+    pub fn is_alive(&mut self) -> bool {
+        matches!(self.child.try_wait(), Ok(None))
+    }
+
+    /// Waits for its end.
+    ///
+    /// # Errors
+    /// It failed; what its log says is told.
+    pub fn finish(mut self) -> Result<()> {
+        let status = self.child.wait().context("waiting for criu")?;
+        if status.success() {
+            return Ok(());
+        }
+        bail!("criu {}: {status}\n{}", self.what, complaints(&self.log))
+    }
+}
+
+/// What the log says of errors, and where all of it is.
+fn complaints(log: &Path) -> String {
+    let text = fs::read(log).unwrap_or_default();
+    let text = String::from_utf8_lossy(&text);
+    let mut lines: Vec<&str> = text
+        .lines()
+        .filter(|line| line.contains("Error ("))
+        .collect();
+    if lines.is_empty() {
+        lines = text.lines().rev().take(5).collect();
+        lines.reverse();
+    }
+    let mut said: Vec<String> = lines
+        .iter()
+        .take(8)
+        .map(|line| format!("  {line}"))
+        .collect();
+    said.push(format!("all of its log: {}", log.display()));
+    said.join("\n")
+}
+
+/// The version of the CRIU that is installed, such as 4.2.
+///
+/// # Errors
+/// None is installed.
+pub fn version() -> Result<String> {
+    let output = Command::new("criu").arg("--version").output();
+    let output = output.context("cannot run criu: is it installed?")?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    let line = text.lines().find_map(|line| line.strip_prefix("Version: "));
+    Ok(line
+        .context("criu --version says nothing")?
+        .trim()
+        .to_owned())
+}
+
+/// Can the kernel tell which pages a process wrote since the last round?
+#[must_use]
+pub fn tracks_memory() -> bool {
+    has_feature("mem_dirty_track")
+}
+
+/// # Errors
+/// CRIU cannot be run.
+pub fn require_feature(feature: &str) -> Result<()> {
+    ensure!(has_feature(feature), "criu check --feature {feature} fails");
+    Ok(())
+}
+
+fn has_feature(feature: &str) -> bool {
+    let mut check = Command::new("criu");
+    check.args(["check", "--feature", feature]);
+    check.stdout(Stdio::null()).stderr(Stdio::null());
+    check.status().is_ok_and(|status| status.success())
+}
+
+/// What a dump says of itself.
+///
+/// # Errors
+/// It left no such image.
+pub fn dump_stats(dir: &Path) -> Result<pb::DumpStatsEntry> {
+    let stats: pb::StatsEntry = Images::new(dir).read_one("stats-dump", magic::STATS)?;
+    stats.dump.context("stats-dump: not of a dump")
+}

@@ -1,0 +1,133 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0 OR GPL-2.0
+//! Clients must not notice that nobody is there. CRIU's own lock dies with the old kernel; until the
+//! processes are back, the new one would answer their packets with "no such connection". So packets to
+//! their ports are dropped, and clients send them again.
+
+use crate::images::{magic, pb, Images};
+use anyhow::{ensure, Context, Result};
+use std::collections::BTreeSet;
+use std::io::Write;
+use std::process::{Command, Stdio};
+
+const TABLE: &str = "inet kup-hold";
+
+/// Local ports of sockets, by protocol.
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Ports {
+    pub tcp: BTreeSet<u16>,
+    pub udp: BTreeSet<u16>,
+}
+
+impl Ports {
+    /// Those of checkpointed processes.
+    ///
+    /// # Errors
+    /// The image cannot be read.
+    pub fn of(images: &Images) -> Result<Ports> {
+        let mut ports = Ports::default();
+        let files: Vec<pb::FileEntry> = images.read("files.img", magic::FILES)?;
+        for socket in files.iter().filter_map(|file| file.isk.as_ref()) {
+            let Ok(port @ 1..) = u16::try_from(socket.src_port) else {
+                continue;
+            };
+            match i32::try_from(socket.proto) {
+                Ok(libc::IPPROTO_TCP) => ports.tcp.insert(port),
+                Ok(libc::IPPROTO_UDP | libc::IPPROTO_UDPLITE) => ports.udp.insert(port),
+                _ => false,
+            };
+        }
+        Ok(ports)
+    }
+
+    pub fn add(&mut self, other: &Ports) {
+        self.tcp.extend(&other.tcp);
+        self.udp.extend(&other.udp);
+    }
+
+    fn is_empty(&self) -> bool {
+        self.tcp.is_empty() && self.udp.is_empty()
+    }
+}
+
+/// Drops what comes for these ports. Call it before the interface comes up. What was held before is not
+/// any more.
+///
+/// # Errors
+/// nft(8) is not there, or does not take it.
+pub fn hold(ports: &Ports) -> Result<()> {
+    release()?;
+    if ports.is_empty() {
+        return Ok(());
+    }
+    nft(&rules(ports)).context("packets cannot be held back: clients would see a reset")
+}
+
+fn rules(ports: &Ports) -> String {
+    let rule = |protocol: &str, ports: &BTreeSet<u16>| {
+        let list: Vec<String> = ports.iter().map(u16::to_string).collect();
+        match list.is_empty() {
+            true => String::new(),
+            false => format!("{protocol} dport {{ {} }} drop\n", list.join(", ")),
+        }
+    };
+    format!(
+        "table {TABLE} {{\nchain input {{\ntype filter hook input priority -300;\n{}{}}}\n}}\n",
+        rule("tcp", &ports.tcp),
+        rule("udp", &ports.udp)
+    )
+}
+
+/// Lets packets through again.
+///
+/// # Errors
+/// nft(8) is not there, or does not take it.
+pub fn release() -> Result<()> {
+    delete(TABLE)
+}
+
+/// Takes back the lock that CRIU put on the connections of processes which it left stopped.
+///
+/// # Errors
+/// nft(8) is not there, or does not take it.
+pub fn unlock(images: &Images) -> Result<()> {
+    let inventory: pb::InventoryEntry = images.read_one("inventory.img", magic::INVENTORY)?;
+    match inventory.dump_criu_run_id {
+        Some(id) if !id.is_empty() => delete(&format!("inet CRIU-{id}")),
+        _ => Ok(()),
+    }
+}
+
+/// Deletes a table, whether it is there or not.
+fn delete(table: &str) -> Result<()> {
+    nft(&format!("add table {table}\ndelete table {table}\n"))
+}
+
+fn nft(rules: &str) -> Result<()> {
+    let mut command = Command::new("nft");
+    command.args(["-f", "-"]).stdin(Stdio::piped());
+    let mut child = command
+        .spawn()
+        .context("cannot run nft: is nftables installed?")?;
+    let mut stdin = child.stdin.take().context("no pipe")?;
+    stdin.write_all(rules.as_bytes())?;
+    drop(stdin);
+    let status = child.wait()?;
+    ensure!(status.success(), "nft: {status}");
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_there_is() {
+        let ports = Ports {
+            tcp: [80, 6379].into(),
+            udp: BTreeSet::new(),
+        };
+        let rules = rules(&ports);
+        assert!(rules.contains("tcp dport { 80, 6379 } drop"), "{rules}");
+        assert!(!rules.contains("udp"), "{rules}");
+    }
+}
