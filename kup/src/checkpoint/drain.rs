@@ -5,7 +5,7 @@ use super::manifest::State;
 use super::restore::READY;
 use super::Checkpoint;
 use crate::foam::collect::on_demand;
-use crate::foam::restore::{survive, Area, Listener, Memory};
+use crate::foam::restore::{hard_to_kill, Area, Listener, Memory};
 use crate::foam::store::Store;
 use crate::foam::Owner;
 use crate::images::Images;
@@ -44,7 +44,7 @@ pub fn drain(at: &Checkpoint) -> Result<()> {
             areas: areas.into_iter().map(area).collect(),
         });
     }
-    survive();
+    hard_to_kill()?;
     let listener = Listener::bind(&at.work())?;
     println!("{READY}");
     let outcome = listener.supervise(memories, |_| {})?;

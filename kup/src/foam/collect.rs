@@ -64,6 +64,8 @@ pub fn collect(images: &Images, store: &Store, round: &Round) -> Result<Collecte
 
 /// The ranges that are filled on demand: CRIU registers them with userfaultfd(2), by the same rule
 /// (`vma_entry_can_be_lazy`, and not where a thread's stack pointer is). One range never spans two mappings.
+///
+/// Memory that a fork clears is not among them: of that the kernel tells nobody.
 fn lazy(images: &Images, process: &pb::PstreeEntry, held: &Held) -> Result<Vec<Range<u64>>> {
     let mut eager = held.eager.clone();
     for thread in std::iter::once(&process.pid).chain(&process.threads) {
@@ -87,6 +89,7 @@ fn lazy(images: &Images, process: &pb::PstreeEntry, held: &Held) -> Result<Vec<R
 fn can_be_lazy(area: &pb::VmaEntry) -> bool {
     let wanted = MAP_PRIVATE | MAP_ANONYMOUS;
     area.flags & (wanted | MAP_LOCKED | MAP_HUGETLB) == wanted
+        && area.madv.unwrap_or(0) & (1 << libc::MADV_WIPEONFORK) == 0
         && area.status & (vma::VDSO | vma::VVAR | vma::VSYSCALL | vma::GUARD) == 0
 }
 
@@ -174,6 +177,11 @@ mod tests {
         ] {
             assert!(!can_be_lazy(&area(flags, status)), "{flags:#x} {status:#x}");
         }
+        let wiped = pb::VmaEntry {
+            madv: Some(1 << libc::MADV_WIPEONFORK),
+            ..area(plain, 1)
+        };
+        assert!(!can_be_lazy(&wiped));
     }
 
     #[test]
