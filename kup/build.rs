@@ -5,8 +5,7 @@ use std::error::Error;
 use std::path::Path;
 
 /// What is read or written; the files that these import come along.
-const IMAGES: [&str; 7] = [
-    "core.proto",
+const IMAGES: [&str; 6] = [
     "fdinfo.proto",
     "inventory.proto",
     "mm.proto",

@@ -205,13 +205,20 @@ fn pids() -> Finding {
     let read = |path: &str| -> Option<u32> { fs::read_to_string(path).ok()?.trim().parse().ok() };
     let max = read("/proc/sys/kernel/pid_max").unwrap_or(0);
     let last = read("/proc/sys/kernel/ns_last_pid").unwrap_or(0);
+    let found = format!("the last was {last} of {max}");
     if max < ROOM {
         return warning(
-            format!("pid_max is {max}"),
-            "sysctl kernel.pid_max=4194304 leaves room for PIDs that the next kernel must not use",
+            found,
+            "applications keep their PIDs, which the next kernel's own processes must not have: make room \
+             (sysctl kernel.pid_max=4194304)",
         );
     }
-    Ok(format!(
-        "{last} of {max}: those of the applications must be free in the next kernel"
-    ))
+    if last < 10_000 {
+        return warning(
+            found,
+            "applications keep their PIDs, which the next kernel's own threads must not have: start them \
+             with higher ones (echo 100000 > /proc/sys/kernel/ns_last_pid, early at boot)",
+        );
+    }
+    Ok(found)
 }

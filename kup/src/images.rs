@@ -21,7 +21,6 @@ const SERVICE: u32 = 0x5510_5940;
 pub mod magic {
     pub const INVENTORY: u32 = 0x5831_3116;
     pub const PSTREE: u32 = 0x5027_3030;
-    pub const CORE: u32 = 0x5505_3847;
     pub const MM: u32 = 0x5749_2820;
     pub const PAGEMAP: u32 = 0x5608_4025;
     pub const FILES: u32 = 0x5630_3138;
@@ -86,6 +85,19 @@ impl Images {
     /// The image cannot be read or is something else.
     pub fn processes(&self) -> Result<Vec<pb::PstreeEntry>> {
         self.read("pstree.img", magic::PSTREE)
+    }
+
+    /// The numbers of all threads of all processes; those of the processes are among them.
+    ///
+    /// # Errors
+    /// The image cannot be read or is something else.
+    pub fn thread_ids(&self) -> Result<Vec<u32>> {
+        let all = self.processes()?;
+        let ids = |process: pb::PstreeEntry| {
+            let first = std::iter::once(process.pid);
+            first.chain(process.threads).collect::<Vec<_>>()
+        };
+        Ok(all.into_iter().flat_map(ids).collect())
     }
 
     /// A pagemap: which pages there are, and the number of the image with their bytes.

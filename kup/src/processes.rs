@@ -14,6 +14,13 @@ pub fn exists(pid: u32) -> bool {
     Path::new(&format!("/proc/{pid}")).exists()
 }
 
+/// Who has this number, a process or a thread of one.
+#[must_use]
+pub fn who(id: u32) -> Option<String> {
+    // Threads are not listed in /proc, but they are there.
+    exists(id).then(|| command(id))
+}
+
 /// A process and all its descendants, the process first.
 ///
 /// # Errors

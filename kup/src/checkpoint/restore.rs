@@ -4,6 +4,7 @@
 use super::manifest::{verify, Left, Manifest, Memory, State};
 use super::{make, Checkpoint};
 use crate::criu::Criu;
+use crate::images::Images;
 use crate::{processes, system};
 use anyhow::{bail, ensure, Context, Result};
 use std::io::{BufRead, BufReader};
@@ -31,17 +32,14 @@ pub fn restore(at: &Checkpoint, say: &dyn Fn(&str)) -> Result<Restored> {
     let mut manifest = at.manifest()?;
     may_restore(at, &manifest)?;
     verify(&at.images(), &manifest.images)?;
-    for process in &manifest.processes {
-        ensure!(
-            !processes::exists(process.pid),
-            "PID {} is taken, which {} needs: {}",
-            process.pid,
-            process.command,
-            match processes::tree(process.pid).unwrap_or_default().first() {
-                Some(other) => format!("{} has it", other.command),
-                None => "somebody has it".to_owned(),
-            }
-        );
+    for id in Images::new(&at.images()).thread_ids()? {
+        if let Some(other) = processes::who(id) {
+            bail!(
+                "number {id} is taken by {other}, and {} needs it for a process or thread of its own: start its \
+                 processes with numbers that a new system does not use (`kup check` tells how)",
+                at.name
+            );
+        }
     }
     make(&at.work())?;
     manifest.state = State::Restoring;

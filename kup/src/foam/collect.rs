@@ -2,7 +2,7 @@
 //! The images that CRIU wants beside FOAM: a pagemap for each owner, and an image with the bytes of those
 //! pages that must be there before the process runs. A dump to a page server leaves them out.
 
-use super::server::{Held, Round};
+use super::server::Round;
 use super::store::Store;
 use super::{flag, Owner, Ranges, PAGE};
 use crate::images::{magic, pb, vma, Images};
@@ -30,15 +30,10 @@ pub struct Collected {
 /// # Errors
 /// An image cannot be read or written.
 pub fn collect(images: &Images, store: &Store, round: &Round) -> Result<Collected> {
-    let processes = images.processes()?;
     let mut done = Collected::default();
     for (id, (owner, held)) in (1u32..).zip(round) {
         let (name, lazy) = match owner {
-            Owner::Process(pid) => {
-                let process = processes.iter().find(|process| process.pid == *pid);
-                let process = process.with_context(|| format!("{owner}: not in pstree.img"))?;
-                (format!("pagemap-{pid}.img"), lazy(images, process, held)?)
-            }
+            Owner::Process(pid) => (format!("pagemap-{pid}.img"), lazy(images, *pid)?),
             Owner::Segment(shmid) => (format!("pagemap-shmem-{shmid}.img"), Vec::new()),
         };
         let memory = store.open(*owner)?;
@@ -63,25 +58,15 @@ pub fn collect(images: &Images, store: &Store, round: &Round) -> Result<Collecte
 }
 
 /// The ranges that are filled on demand: CRIU registers them with userfaultfd(2), by the same rule
-/// (`vma_entry_can_be_lazy`, and not where a thread's stack pointer is). One range never spans two mappings.
+/// (`vma_entry_can_be_lazy`). One range never spans two mappings, and no mapping is filled in part before it is
+/// registered: with transparent huge pages, one page that is written brings zeros to the 511 around it, which then
+/// count as filled. (CRIU sends the pages of stack pointers at once; they can wait as well as others.)
 ///
 /// Memory that a fork clears is not among them: of that the kernel tells nobody.
-fn lazy(images: &Images, process: &pb::PstreeEntry, held: &Held) -> Result<Vec<Range<u64>>> {
-    let mut eager = held.eager.clone();
-    for thread in std::iter::once(&process.pid).chain(&process.threads) {
-        let core: pb::CoreEntry = images.read_one(&format!("core-{thread}.img"), magic::CORE)?;
-        if let Some(info) = core.thread_info {
-            let page = info.gpregs.sp / PAGE * PAGE;
-            eager.insert(page..page + PAGE);
-        }
-    }
-    let mm: pb::MmEntry = images.read_one(&format!("mm-{}.img", process.pid), magic::MM)?;
-    let mut ranges = Vec::new();
-    for area in mm.vmas.iter().filter(|area| can_be_lazy(area)) {
-        let mut whole = Ranges::new();
-        whole.insert(area.start..area.end);
-        ranges.extend(whole.without(&eager).iter());
-    }
+fn lazy(images: &Images, pid: u32) -> Result<Vec<Range<u64>>> {
+    let mm: pb::MmEntry = images.read_one(&format!("mm-{pid}.img"), magic::MM)?;
+    let areas = mm.vmas.iter().filter(|area| can_be_lazy(area));
+    let mut ranges: Vec<_> = areas.map(|area| area.start..area.end).collect();
     ranges.sort_by_key(|range| range.start);
     Ok(ranges)
 }

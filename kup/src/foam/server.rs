@@ -31,8 +31,6 @@ const OCEAN: u64 = 1 << 47;
 pub struct Held {
     /// Pages that belong to the memory; all others of the file are old.
     pub pages: Ranges,
-    /// Those of them that CRIU wants back before the process runs.
-    pub eager: Ranges,
     /// Bytes that were received in this round.
     pub received: u64,
 }
@@ -220,9 +218,6 @@ impl<'a> Server<'a> {
         let held = self.round.entry(owner).or_default();
         if flags & flag::PRESENT != 0 {
             held.received += range.end - range.start;
-            if flags & flag::LAZY == 0 {
-                held.eager.insert(range.clone());
-            }
         }
         held.pages.insert(range);
         Ok(())
