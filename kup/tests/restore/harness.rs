@@ -25,7 +25,7 @@ pub struct Run {
 pub fn supervisor(scenario: &Scenario) -> Child {
     let mut child = command("supervisor", scenario).spawn().unwrap();
     let start = Instant::now();
-    while !scenario.dir.join("lazy-pages.socket").exists() {
+    while !scenario.dir.join("listens").exists() {
         assert!(
             start.elapsed() < LIMIT && child.try_wait().unwrap().is_none(),
             "no socket"

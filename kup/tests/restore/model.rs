@@ -56,6 +56,10 @@ impl<'a> Model<'a> {
         self.pages.is_empty()
     }
 
+    pub fn len(&self) -> usize {
+        self.pages.len()
+    }
+
     pub fn addresses(&self) -> Vec<u64> {
         self.pages.keys().copied().collect()
     }

@@ -67,7 +67,7 @@ impl Scenario {
             play: Play::Random,
             processes: 3,
             threads: 1 + seed % 3,
-            pages: 1024 + seed % 2 * 1024,
+            pages: 512 + seed % 2 * 512,
             sums: seed % 2 == 0,
             spoil: false,
             truncate: false,
@@ -228,6 +228,7 @@ fn supervise(scenario: &Scenario) -> bool {
     if scenario.old_kernel {
         listener = listener.without_poison();
     }
+    File::create(scenario.dir.join("listens")).unwrap();
     let mut last = 0;
     let outcome = listener.supervise(memories, |progress| {
         assert!(progress.bytes_done <= progress.bytes_total);
