@@ -2,6 +2,7 @@
 //! The restored processes.
 
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use crate::model::Model;
@@ -19,7 +20,10 @@ pub fn run(scenario: &Scenario, process: usize) -> bool {
         Play::Random | Play::Orphans => {
             in_threads(scenario, |thread| anything(scenario, process, thread))
         }
-        Play::Crowd => in_threads(scenario, |thread| crowd(scenario, process, thread)),
+        Play::Patient if process == 0 && !unmapped_under_a_fault(scenario) => false,
+        Play::Crowd | Play::Patient => {
+            in_threads(scenario, |thread| crowd(scenario, process, thread))
+        }
         Play::Bad => bad(scenario, process),
         Play::Killed if process > 0 => {
             in_threads(scenario, |thread| anything(scenario, process, thread))
@@ -256,4 +260,30 @@ fn bad(scenario: &Scenario, process: usize) -> bool {
     look(true);
     assert_eq!(system::wait(victim), -libc::SIGBUS);
     system::wait(child) == 0
+}
+
+/// A thread that waits for a page which another thread unmaps must not wait for ever: it has no memory
+/// there, and that ends its process, unless it was first.
+fn unmapped_under_a_fault(scenario: &Scenario) -> bool {
+    let pages = Model::new(scenario, 0, 0).addresses();
+    let tries = pages.into_iter().take(120).map(|addr| {
+        let child = system::fork(|| {
+            let ready = AtomicBool::new(false);
+            std::thread::scope(|scope| {
+                scope.spawn(|| {
+                    while !ready.load(Ordering::Acquire) {
+                        std::hint::spin_loop();
+                    }
+                    (0..addr / PAGE % 64 * 64).for_each(|_| std::hint::spin_loop());
+                    system::unmap(addr, PAGE);
+                });
+                ready.store(true, Ordering::Release);
+                system::load(addr);
+            });
+            true
+        });
+        system::wait(child)
+    });
+    let ends: Vec<_> = tries.collect();
+    ends.iter().all(|end| [0, -libc::SIGSEGV].contains(end))
 }

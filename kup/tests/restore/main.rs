@@ -104,6 +104,21 @@ fn a_crowd_faults_on_the_same_pages() {
 }
 
 #[test]
+fn no_fault_waits_for_the_last_word() {
+    for seed in [310, 311] {
+        let scenario = Scenario {
+            play: Play::Patient,
+            threads: 6,
+            processes: 2,
+            pages: 1024,
+            ..Scenario::new(seed)
+        };
+        let outcome = restored(scenario, 50);
+        assert!(outcome.faults > 100 && outcome.restarts > 0, "{outcome:?}");
+    }
+}
+
+#[test]
 fn a_wrong_sum_harms_who_looks_and_no_one_else() {
     for (seed, kills) in [(400, 0), (401, 20)] {
         let scenario = Scenario {

@@ -23,6 +23,8 @@ pub enum Play {
     Random,
     /// All threads read the same pages.
     Crowd,
+    /// As that; and CRIU's last word waits for it.
+    Patient,
     /// Read all, and see SIGBUS where it must be.
     Bad,
     /// The first is killed for its bad pages, the others read all.
@@ -291,10 +293,16 @@ fn restore(scenario: &Scenario) -> bool {
             }
             drop(uffd);
             is_ready.write_all(&[0]).unwrap();
-            app::run(scenario, process)
+            let good = app::run(scenario, process);
+            let _ = is_ready.write_all(&[0]);
+            good
         });
         pids.push(app);
         ready.read_exact(&mut [0]).unwrap();
+        if scenario.play == Play::Patient {
+            // A task that CRIU waits for may wait for its memory.
+            ready.read_exact(&mut [0]).unwrap();
+        }
         // Some run for a while before the next is there.
         std::thread::sleep(std::time::Duration::from_micros(random.below(3000)));
         if matches!(
