@@ -39,6 +39,17 @@ const KMOD: &[Need] = &[
     need("xz", "xz-utils"),
 ];
 
+/// For a guest's root disk.
+const ROOT_DISK: &[Need] = &[
+    need("depmod", "kmod"),
+    need("mke2fs", "e2fsprogs"),
+    need("mmdebstrap", "mmdebstrap"),
+    need("tar", "tar"),
+];
+
+/// What mmdebstrap takes for whoever is not root.
+const SUBORDINATE: &[Need] = &[need("newuidmap", "uidmap"), need("unshare", "util-linux")];
+
 /// Older ones now and then oops in the guest's text patching under multi-threaded TCG.
 const QEMU_MAJOR: u32 = 10;
 
@@ -66,6 +77,14 @@ pub fn lab() -> Result<()> {
 
 pub fn kmod() -> Result<()> {
     install(&missing(KMOD), &[])
+}
+
+pub fn root_disk() -> Result<()> {
+    let mut packages = missing(ROOT_DISK);
+    if !host::is_root() {
+        packages.extend(missing(SUBORDINATE));
+    }
+    install(&packages, &[])
 }
 
 fn missing(needs: &[Need]) -> Vec<&'static str> {

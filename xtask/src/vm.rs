@@ -33,9 +33,12 @@ pub struct Shell {
     /// Size of the region, which lies at 4 GiB
     #[arg(long, default_value = "1G")]
     region: Size,
-    /// Memory of the guest besides the region
-    #[arg(long, default_value = "2G")]
-    memory: Size,
+    /// Memory of the guest besides the region: 2G, or 3G with a root disk
+    #[arg(long)]
+    memory: Option<Size>,
+    /// Debian with systemd on a root disk
+    #[arg(long)]
+    root_disk: bool,
     /// Reserve the region with `memmap=…!…`, so that the kernel makes /dev/pmem0 of it
     #[arg(long)]
     pmem: bool,
@@ -48,6 +51,9 @@ pub struct Shell {
     /// Another kernel module
     #[arg(long)]
     module: Vec<String>,
+    /// A kernel module of your own, for modprobe on the root disk
+    #[arg(long, requires = "root_disk")]
+    external_module: Vec<PathBuf>,
     /// Another program, from a package of Debian forky, as PACKAGE=PROGRAM
     #[arg(long)]
     program: Vec<String>,
@@ -101,11 +107,13 @@ impl Shell {
         } else {
             Region::reserved(self.region)
         };
-        let mut boot = Boot::new(&self.kernel)
-            .region(region)
-            .memory(self.memory)
-            .network();
-        boot = boot.terminal();
+        let mut boot = Boot::new(&self.kernel).region(region).network().terminal();
+        if self.root_disk {
+            boot = boot.root_disk();
+        }
+        if let Some(memory) = self.memory {
+            boot = boot.memory(memory);
+        }
         if self.no_tools {
             boot = boot.without_tools();
         }
@@ -114,6 +122,9 @@ impl Shell {
             .module
             .iter()
             .fold(boot, |boot, name| boot.module(name));
+        for module in &self.external_module {
+            boot = boot.external_module(module);
+        }
         for program in &self.program {
             let (package, program) = program.split_once('=').context("--program PACKAGE=NAME")?;
             boot = boot.program(package, program);

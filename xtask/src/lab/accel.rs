@@ -99,6 +99,7 @@ fn boots(kernel: &Path, initrd: &Path) -> Result<bool> {
         memory: Size::gib(1),
         region: None,
         console: &console,
+        root_disk: None,
         tap: None,
         ledger: None,
         resets: false,

@@ -73,7 +73,7 @@ impl Cache {
     pub fn sweep(&self) -> Result<()> {
         let _lock = self.lock("sweep")?;
         let mut dirs = vec![
-            "initrd", "kbuild", "kernels", "locks", "modules", "rust", "userland",
+            "disks", "initrd", "kbuild", "kernels", "locks", "modules", "rust", "userland",
         ]
         .into_iter()
         .map(|name| self.dir.join(name))

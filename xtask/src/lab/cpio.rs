@@ -72,6 +72,21 @@ impl Archive {
         Ok(())
     }
 
+    /// The files and directories below a directory of the host's.
+    pub fn tree(&mut self, path: &str, from: &Path) -> Result<()> {
+        for entry in fs::read_dir(from).with_context(|| format!("{}", from.display()))? {
+            let entry = entry?;
+            let name = format!("{path}/{}", entry.file_name().to_string_lossy());
+            if entry.file_type()?.is_dir() {
+                self.dir(&name);
+                self.tree(&name, &entry.path())?;
+            } else {
+                self.file(&name, &entry.path())?;
+            }
+        }
+        Ok(())
+    }
+
     /// The archive's bytes: the same entries always give the same ones.
     pub fn pack(&self) -> Result<Vec<u8>> {
         let mut out = Vec::new();

@@ -4,9 +4,11 @@
 
 use super::cache::{key, Cache};
 use super::cpio::Archive;
-use super::kernel::Kernel;
+use super::kernel::{self, Kernel};
+use super::root_disk;
 use super::tools::Tools;
 use super::userland::{self, Extra};
+use crate::host;
 use anyhow::{ensure, Context, Result};
 use std::fs::{self, File};
 use std::io::Write;
@@ -48,6 +50,20 @@ const MODULES: &[&str] = &[
 /// Those a guest needs to be talked to.
 const FEW_MODULES: &[&str] = &["virtio_pci", "virtio_console"];
 
+/// Without these a root disk cannot be mounted, nor the guest be talked to.
+const ROOT_DISK_FIRST: &[&str] = &["virtio_pci", "virtio_blk", "ext4", "virtio_console"];
+
+/// What else a system with modprobe asks for: a packet filter of an operator's own.
+const ROOT_DISK_MODULES: &[&str] = &[
+    "autofs4",
+    "nft_chain_nat",
+    "nft_ct",
+    "nft_limit",
+    "nft_log",
+    "nft_masq",
+    "nft_reject_inet",
+];
+
 /// What goes into an initrd.
 #[derive(Clone, Debug, Default)]
 pub struct Contents {
@@ -57,23 +73,39 @@ pub struct Contents {
     pub tools: bool,
     /// Without what a guest can be talked to without.
     pub small: bool,
+    /// Only what it takes to get to the root disk, and what is to be installed there.
+    pub root_disk: bool,
+    /// Files of modules that are not the kernel's own; only for a root disk.
+    pub external_modules: Vec<PathBuf>,
     /// Files of the scenario's own: (path in the guest, file on the host).
     pub files: Vec<(String, PathBuf)>,
 }
 
 /// Makes the initrd for a kernel and returns its path in the cache.
 pub fn make(cache: &Cache, kernel: &Kernel, tools: &Tools, contents: &Contents) -> Result<PathBuf> {
-    let userland = userland::archive(cache, &contents.extra, contents.small)?;
-    let modules = modules(cache, kernel, contents)?;
+    let mut parts = Vec::new();
+    if contents.root_disk {
+        parts.push(installed_modules(cache, kernel, contents)?);
+    } else {
+        ensure!(
+            contents.external_modules.is_empty(),
+            "only a guest with a root disk has a place for external modules"
+        );
+        parts.push(userland::archive(cache, &contents.extra, contents.small)?);
+        parts.push(modules(cache, kernel, contents)?);
+    }
     let own = own(tools, contents)?.pack()?;
     let name = |path: &Path| path.as_os_str().as_encoded_bytes().to_vec();
-    let key = key([name(&userland), name(&modules), own.clone()]);
+    let names = parts.iter().map(|path| name(path));
+    let key = key(names.chain([own.clone()]));
     cache.get(&format!("initrd/{key}.img"), |out| {
         sweep(out.parent().context("a directory")?)?;
         compress(&own, 9, out)?;
         let own = fs::read(out)?;
         let mut file = File::create(out)?;
-        for part in [fs::read(&userland)?, fs::read(&modules)?, own] {
+        let parts = parts.iter().map(fs::read).chain([Ok(own)]);
+        for part in parts {
+            let part = part?;
             file.write_all(&part)?;
             file.write_all(&vec![0; part.len().next_multiple_of(4) - part.len()])?;
         }
@@ -118,6 +150,71 @@ fn modules(cache: &Cache, kernel: &Kernel, contents: &Contents) -> Result<PathBu
             }
             archive.text("lib/rpramfs-lab/modules.load", order, 0o644);
             compress(&archive.pack()?, 12, out)
+        },
+    )
+}
+
+/// The same as a system has them: in /lib/modules, where modprobe and the kernel itself find them.
+fn installed_modules(cache: &Cache, kernel: &Kernel, contents: &Contents) -> Result<PathBuf> {
+    let first: Vec<&str> = ROOT_DISK_FIRST
+        .iter()
+        .copied()
+        .chain(contents.modules.iter().map(String::as_str))
+        .collect();
+    let mut external = Vec::new();
+    for path in &contents.external_modules {
+        let bytes = fs::read(path).with_context(|| format!("{}", path.display()))?;
+        let name = path.file_name().context("a module's file")?;
+        external.push((name.to_string_lossy().into_owned(), bytes));
+    }
+    let needed: Vec<String> = external
+        .iter()
+        .flat_map(|(_, bytes)| kernel::depends(bytes))
+        .collect();
+    let mut wanted = first.clone();
+    wanted.extend(MODULES.iter().chain(ROOT_DISK_MODULES));
+    wanted.extend(needed.iter().map(String::as_str));
+    let key = {
+        let mut parts = vec![kernel.image.as_os_str().as_encoded_bytes()];
+        parts.extend(wanted.iter().map(|name| name.as_bytes()));
+        parts.extend(external.iter().map(|(_, bytes)| bytes.as_slice()));
+        parts.push(include_bytes!("initrd.rs"));
+        key(parts)
+    };
+    cache.get(
+        &format!("modules/{}-{key}.cpio.zst", kernel.release),
+        |out| {
+            println!("lab: packing the modules of {}", kernel.release);
+            let base = out.with_extension("tree");
+            super::cache::remove(&base)?;
+            let dir = base.join("lib/modules").join(&kernel.release);
+            for sub in ["kernel", "updates"] {
+                fs::create_dir_all(dir.join(sub))?;
+            }
+            for (name, bytes) in kernel.modules(&wanted)? {
+                fs::write(dir.join("kernel").join(name + ".ko"), bytes)?;
+            }
+            for (name, bytes) in &external {
+                fs::write(dir.join("updates").join(name), bytes)?;
+            }
+            for list in &kernel.lists {
+                let name = list.file_name().context("a file")?;
+                fs::copy(list, dir.join(name)).with_context(|| format!("{}", list.display()))?;
+            }
+            let mut depmod = Command::new("depmod");
+            depmod.arg("-b").arg(&base).arg(&kernel.release);
+            host::quiet(root_disk::with_sbin(&mut depmod))?;
+            let mut archive = Archive::default();
+            let place = format!("usr/lib/modules/{}", kernel.release);
+            archive.tree(&place, &dir)?;
+            let order: String = kernel
+                .modules(&first)?
+                .iter()
+                .map(|(name, _)| format!("/{place}/kernel/{name}.ko\n"))
+                .collect();
+            archive.text("lib/rpramfs-lab/modules.load", order, 0o644);
+            compress(&archive.pack()?, 12, out)?;
+            super::cache::remove(&base)
         },
     )
 }

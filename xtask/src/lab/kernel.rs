@@ -10,6 +10,19 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+/// What makes a kernel; see `offers`.
+const PACKAGES: &[&str] = &[
+    "linux-base-",
+    "linux-binary-",
+    "linux-image-",
+    "linux-modules-",
+];
+/// What depmod wants to know besides the modules.
+const LISTS: &[&str] = &[
+    "modules.builtin",
+    "modules.builtin.modinfo",
+    "modules.order",
+];
 const FLAVOUR: &str = "-cloud-amd64";
 
 /// A kernel, downloaded and unpacked.
@@ -20,6 +33,8 @@ pub struct Kernel {
     pub image: PathBuf,
     /// Every module of the kernel by its name.
     modules: BTreeMap<String, PathBuf>,
+    /// Those of `LISTS` that it comes with.
+    pub lists: Vec<PathBuf>,
 }
 
 /// What the archive offers.
@@ -46,10 +61,7 @@ impl Kernels {
         )?;
         let names = apt.names("linux-")?;
         let wanted = |name: &&String| {
-            name.ends_with(FLAVOUR)
-                && ["linux-image-", "linux-binary-", "linux-modules-"]
-                    .iter()
-                    .any(|prefix| name.starts_with(prefix))
+            name.ends_with(FLAVOUR) && PACKAGES.iter().any(|prefix| name.starts_with(prefix))
         };
         let names: Vec<String> = names.iter().filter(wanted).cloned().collect();
         let mut offers = offers(&apt.available(&names)?);
@@ -154,7 +166,8 @@ fn version(text: &str) -> Vec<u64> {
 }
 
 /// Which packages make which kernel. Up to 6.x one holds image and modules; from 7.x on they are
-/// two, and the image of a new version is there unsigned before it is there signed.
+/// two, with a third that names what is built in, and the image of a new version is there unsigned
+/// before it is there signed.
 fn offers(names: &[String]) -> Vec<Offer> {
     let have = |name: &String| names.contains(name);
     let mut offers = Vec::new();
@@ -163,7 +176,8 @@ fn offers(names: &[String]) -> Vec<Offer> {
             let signed = format!("linux-binary-{release}");
             let unsigned = format!("linux-binary-unsigned-{release}");
             if let Some(image) = [signed, unsigned].into_iter().find(have) {
-                let packages = vec![image, name.clone()];
+                let mut packages = vec![image, name.clone()];
+                packages.extend(Some(format!("linux-base-{release}")).filter(have));
                 offers.push(Offer {
                     release: release.to_owned(),
                     packages,
@@ -189,6 +203,7 @@ impl Kernel {
             release: release.to_owned(),
             image: PathBuf::new(),
             modules: BTreeMap::new(),
+            lists: Vec::new(),
         };
         kernel.collect(dir)?;
         ensure!(
@@ -211,6 +226,8 @@ impl Kernel {
                 self.collect(&path)?;
             } else if name.starts_with("vmlinuz") {
                 self.image = path;
+            } else if LISTS.contains(&name.as_str()) {
+                self.lists.push(path);
             } else if let Some((module, rest)) = name.split_once(".ko") {
                 if ["", ".xz", ".zst", ".gz"].contains(&rest) {
                     self.modules.insert(module.replace('-', "_"), path);
@@ -238,15 +255,21 @@ impl Kernel {
             return Ok(());
         }
         let bytes = decompress(path)?;
-        for needed in modinfo(&bytes, "depends")
-            .split(',')
-            .filter(|name| !name.is_empty())
-        {
-            self.load(&needed.replace('-', "_"), loaded)?;
+        for needed in depends(&bytes) {
+            self.load(&needed, loaded)?;
         }
         loaded.push((name.to_owned(), bytes));
         Ok(())
     }
+}
+
+/// The modules that a module needs.
+pub fn depends(module: &[u8]) -> Vec<String> {
+    modinfo(module, "depends")
+        .split(',')
+        .filter(|name| !name.is_empty())
+        .map(|name| name.replace('-', "_"))
+        .collect()
 }
 
 fn decompress(path: &Path) -> Result<Vec<u8>> {

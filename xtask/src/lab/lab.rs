@@ -11,6 +11,7 @@ use super::kernel::{Kernel, Kernels};
 use super::ledger::Ledger;
 use super::qemu::{self, Machine};
 use super::region::{Region, Size};
+use super::root_disk;
 use super::tap::Tap;
 use super::tools::Tools;
 use crate::host;
@@ -129,6 +130,14 @@ impl Boot {
         self
     }
 
+    /// A guest as operators have it: Debian on a root disk, with systemd, services from ordinary packages, and
+    /// 3 GiB of memory. The disk lives as long as the guest, over every kexec and reset.
+    pub fn root_disk(mut self) -> Boot {
+        self.contents.root_disk = true;
+        self.memory = Size::gib(3);
+        self
+    }
+
     /// Another word on the kernel's command line.
     pub fn argument(mut self, word: &str) -> Boot {
         self.arguments.push(word.to_owned());
@@ -144,6 +153,12 @@ impl Boot {
     /// Another kernel module.
     pub fn module(mut self, name: &str) -> Boot {
         self.contents.modules.push(name.to_owned());
+        self
+    }
+
+    /// A kernel module of our own, where modprobe finds it. The guest has to have a root disk.
+    pub fn external_module(mut self, from: &Path) -> Boot {
+        self.contents.external_modules.push(from.to_owned());
         self
     }
 
@@ -170,7 +185,12 @@ impl Boot {
             "random.trust_cpu=on",
         ];
         if self.terminal {
-            words.push("rpramfs.shell");
+            words.push(lab_agent::SHELL_ARGUMENT);
+        }
+        let root = format!("{}={}", lab_agent::ROOT_ARGUMENT, root_disk::DEVICE);
+        if self.contents.root_disk {
+            words.push(&root);
+            words.extend(root_disk::ARGUMENTS);
         }
         let region = self.region.map(|region| region.argument());
         words.extend(region.as_deref());
@@ -185,6 +205,8 @@ pub struct Lab {
     tools: Tools,
     /// Kernels and initrds by what was asked for.
     prepared: RefCell<HashMap<String, (Kernel, PathBuf)>>,
+    /// Images by the packages that were asked for.
+    root_disks: RefCell<HashMap<Vec<String>, PathBuf>>,
     accel: OnceCell<Accel>,
     /// Of the scenario that runs; its logs are kept under this name.
     name: String,
@@ -201,6 +223,7 @@ impl Lab {
             kernels: OnceCell::new(),
             tools: Tools::default(),
             prepared: RefCell::default(),
+            root_disks: RefCell::default(),
             accel: OnceCell::new(),
             name: name.to_owned(),
             guests: Mutex::new(0),
@@ -227,7 +250,8 @@ impl Lab {
     /// Downloads and packs what a guest needs, so that no clock runs over it.
     pub fn prepare(&self, boot: &Boot) -> Result<(Kernel, PathBuf)> {
         let mut key = format!("{} {:?}", boot.kernel, boot.contents);
-        for (_, file) in &boot.contents.files {
+        let own = boot.contents.files.iter().map(|(_, file)| file);
+        for file in own.chain(&boot.contents.external_modules) {
             let meta = fs::metadata(file).with_context(|| format!("{}", file.display()))?;
             key.push_str(&format!(" {:?} {}", meta.modified()?, meta.len()));
         }
@@ -239,9 +263,26 @@ impl Lab {
         }
         let kernel = self.kernels()?.get(&boot.kernel)?;
         let initrd = initrd::make(&self.cache, &kernel, &self.tools, &boot.contents)?;
+        self.root_disk(boot)?;
         let known = (kernel, initrd);
         self.prepared.borrow_mut().insert(key, known.clone());
         Ok(known)
+    }
+
+    fn root_disk(&self, boot: &Boot) -> Result<Option<PathBuf>> {
+        if !boot.contents.root_disk {
+            return Ok(None);
+        }
+        let packages = &boot.contents.extra.packages;
+        if let Some(known) = self.root_disks.borrow().get(packages) {
+            if known.exists() {
+                return Ok(Some(known.clone()));
+            }
+        }
+        let image = root_disk::image(&self.cache, packages)?;
+        let mut known = self.root_disks.borrow_mut();
+        known.insert(packages.clone(), image.clone());
+        Ok(Some(image))
     }
 
     /// KVM or TCG.
@@ -263,6 +304,7 @@ impl Lab {
     fn boot_once(&self, boot: &Boot) -> Result<Guest> {
         let (kernel, initrd) = self.prepare(boot)?;
         let accel = self.accel()?;
+        let root_disk = self.root_disk(boot)?;
         let dir = self.dir();
         fs::create_dir_all(&dir).with_context(|| format!("{}", dir.display()))?;
         let console = dir.join(self.console_name());
@@ -281,6 +323,7 @@ impl Lab {
             memory: boot.memory,
             region: boot.region.map(|region| region.size),
             console: &console,
+            root_disk: root_disk.as_deref(),
             tap: tap.as_ref(),
             ledger: ledger.as_ref().map(Ledger::path),
             resets: boot.resets,
@@ -334,17 +377,21 @@ impl Lab {
 
     /// Starts the kernel that is loaded. Returns what its init says and the seconds it took.
     pub fn kexec(&self, guest: &Guest) -> Result<(Hello, f64)> {
+        self.leave_by(guest, "exec kexec -e")
+    }
+
+    /// The same by another command, such as `systemctl kexec`.
+    pub fn leave_by(&self, guest: &Guest, command: &str) -> Result<(Hello, f64)> {
         let start = Instant::now();
-        let (hello, _) = guest.leave("exec kexec -e", BOOT_LIMIT)?;
+        let (hello, _) = guest.leave(command, BOOT_LIMIT * guest.slow)?;
         Ok((hello, start.elapsed().as_secs_f64()))
     }
 
-    /// Resets the machine as `reboot -f` does: without stopping anything first. The guest has to be
+    /// Resets the machine as `reboot -ff` does: without stopping anything first. The guest has to be
     /// one that `resets`.
     pub fn reset(&self, guest: &Guest) -> Result<Hello> {
-        guest
-            .leave("exec reboot -f", BOOT_LIMIT)
-            .map(|(hello, _)| hello)
+        let (hello, _) = guest.leave("exec reboot -ff", BOOT_LIMIT)?;
+        Ok(hello)
     }
 
     /// Brings the next kernel, its initrd and its command line into the guest: `vmlinuz`, `initrd` and
@@ -364,7 +411,7 @@ impl Lab {
     /// says, what the command said, and the seconds between them.
     pub fn switch(&self, guest: &Guest, script: &str) -> Result<(Hello, String, f64)> {
         let start = Instant::now();
-        let (hello, said) = guest.leave(script, BOOT_LIMIT)?;
+        let (hello, said) = guest.leave(script, BOOT_LIMIT * guest.slow)?;
         Ok((hello, said, start.elapsed().as_secs_f64()))
     }
 

@@ -29,6 +29,7 @@ mod lab;
 mod ledger;
 mod qemu;
 mod region;
+mod root_disk;
 mod tap;
 mod tools;
 mod userland;

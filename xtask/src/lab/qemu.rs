@@ -24,6 +24,8 @@ pub struct Machine<'a> {
     pub memory: Size,
     pub region: Option<Size>,
     pub console: &'a Path,
+    /// An ext4 image; what is written goes to a copy that ends with the guest.
+    pub root_disk: Option<&'a Path>,
     pub tap: Option<&'a Tap>,
     /// A file that is memory of the guest's too; see `lab_agent::LEDGER_DEVICE`.
     pub ledger: Option<&'a Path>,
@@ -82,6 +84,14 @@ pub fn start(machine: &Machine) -> Result<(Child, UnixStream)> {
         qemu.args(["-netdev", &format!("tap,id=net,fd={}", tap.fd())]);
         let device = format!("virtio-net-pci,netdev=net,romfile=,mac={}", tap.mac());
         qemu.args(["-device", &device]);
+    }
+    if let Some(disk) = machine.root_disk {
+        let path = comma(disk)?;
+        qemu.arg("-drive");
+        qemu.arg(format!(
+            "file={path},format=raw,if=none,id=root,snapshot=on"
+        ));
+        qemu.args(["-device", "virtio-blk-pci,drive=root"]);
     }
     if let Some(ledger) = machine.ledger {
         let (path, size) = (comma(ledger)?, lab_agent::LEDGER_SIZE);

@@ -12,7 +12,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-const SUITE: &str = "forky";
+pub const SUITE: &str = "forky";
 
 const PACKAGES: &[&str] = &[
     "acl",

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0 OR GPL-2.0
 //! What PID 1 does.
 
+use crate::root_disk;
+use lab_agent::{ROOT_ARGUMENT, SHELL_ARGUMENT};
 use std::ffi::CString;
 use std::fs;
 use std::os::fd::AsRawFd;
@@ -19,6 +21,23 @@ pub fn run() -> ! {
         ("proc", "/proc", ""),
         ("sysfs", "/sys", ""),
         ("tmpfs", "/run", "mode=0755"),
+    ] {
+        mount(kind, dir, options);
+    }
+    let words = fs::read_to_string("/proc/cmdline").unwrap_or_default();
+    let words: Vec<&str> = words.split_whitespace().collect();
+    let value = |word: &&str| {
+        Some(
+            word.strip_prefix(ROOT_ARGUMENT)?
+                .strip_prefix('=')?
+                .to_owned(),
+        )
+    };
+    if let Some(disk) = words.iter().find_map(value) {
+        load_modules();
+        root_disk::enter(&disk, words.contains(&SHELL_ARGUMENT));
+    }
+    for (kind, dir, options) in [
         ("tmpfs", "/tmp", "mode=1777"),
         ("tmpfs", "/dev/shm", "mode=1777"),
         ("devpts", "/dev/pts", "gid=5,mode=620,ptmxmode=666"),
@@ -41,8 +60,7 @@ pub fn run() -> ! {
     let _ = Command::new("ip")
         .args(["link", "set", "lo", "up"])
         .status();
-    let words = fs::read_to_string("/proc/cmdline").unwrap_or_default();
-    if words.split_whitespace().any(|word| word == "rpramfs.shell") {
+    if words.contains(&SHELL_ARGUMENT) {
         start_shell();
     }
     reap()

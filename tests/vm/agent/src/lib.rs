@@ -11,6 +11,10 @@ use std::io::{self, Read, Write};
 
 /// The name of the virtio-serial port.
 pub const PORT_NAME: &str = "rpramfs.agent";
+/// On the kernel's command line: the disk with the system that takes over from the initrd.
+pub const ROOT_ARGUMENT: &str = "lab.root";
+/// On the kernel's command line: a person wants a prompt on the second console.
+pub const SHELL_ARGUMENT: &str = "rpramfs.shell";
 /// Vendor and device number of the memory that the host shares with the guest (ivshmem), which the guest's
 /// stores reach at once, so that no crash takes what was written there.
 pub const LEDGER_DEVICE: (&str, &str) = ("0x1af4", "0x1110");

@@ -3,7 +3,8 @@
 //!
 //! As PID 1 it makes a small system (mounts, modules, loopback), starts itself again as the agent
 //! and then does nothing but reap children: a zombie left behind would keep its PID from a later
-//! restore. The agent serves the host over a virtio port; see the library for the protocol.
+//! restore. In a guest with a root disk it hands over to the system there, which runs the agent as one of
+//! its services. The agent serves the host over a virtio port; see the library for the protocol.
 
 mod agent;
 mod boot;
@@ -11,6 +12,7 @@ mod failure;
 mod holes;
 mod load;
 mod memory;
+mod root_disk;
 mod work;
 
 fn main() {
