@@ -21,6 +21,7 @@ mod module_mount;
 mod module_posix;
 mod sparse;
 pub mod sudden_end;
+mod systemd_and_root_disk;
 
 use crate::lab::Lab;
 use anyhow::Result;
@@ -126,6 +127,11 @@ pub const SCENARIOS: &[Scenario] = &[
         name: "module_reset",
         about: "the same, left by reboot -f on a machine that keeps its memory",
         run: sudden_end::reset,
+    },
+    Scenario {
+        name: "systemd_and_root_disk",
+        about: "systemd on a root disk: it mounts the region, services run, and all is there after a kexec",
+        run: systemd_and_root_disk::run,
     },
     Scenario {
         name: "demo",
