@@ -282,7 +282,7 @@ fn by_kup(
         members += &format!(" --pid {}={}", app.name, pid(guest, app)?);
     }
     let before = uptime(guest)?;
-    let (hello, said, seconds) = lab.switch(
+    let (hello, said, seconds) = lab.leave_by(
         guest,
         &format!(
             "exec kup update --kernel /{dir}/vmlinuz --initrd /{dir}/initrd \

@@ -135,6 +135,8 @@ impl Boot {
     pub fn root_disk(mut self) -> Boot {
         self.contents.root_disk = true;
         self.memory = Size::gib(3);
+        // There is much more to start.
+        self.slow = self.slow.max(2);
         self
     }
 
@@ -377,20 +379,22 @@ impl Lab {
 
     /// Starts the kernel that is loaded. Returns what its init says and the seconds it took.
     pub fn kexec(&self, guest: &Guest) -> Result<(Hello, f64)> {
-        self.leave_by(guest, "exec kexec -e")
+        let (hello, _, seconds) = self.leave_by(guest, "exec kexec -e")?;
+        Ok((hello, seconds))
     }
 
-    /// The same by another command, such as `systemctl kexec`.
-    pub fn leave_by(&self, guest: &Guest, command: &str) -> Result<(Hello, f64)> {
+    /// Runs a command that ends in another kernel, such as `systemctl kexec` or `kup update`. Returns what
+    /// the new kernel's init says, what the command said, and the seconds between them.
+    pub fn leave_by(&self, guest: &Guest, command: &str) -> Result<(Hello, String, f64)> {
         let start = Instant::now();
-        let (hello, _) = guest.leave(command, BOOT_LIMIT * guest.slow)?;
-        Ok((hello, start.elapsed().as_secs_f64()))
+        let (hello, said) = guest.leave(command, BOOT_LIMIT * guest.slow)?;
+        Ok((hello, said, start.elapsed().as_secs_f64()))
     }
 
     /// Resets the machine as `reboot -ff` does: without stopping anything first. The guest has to be
     /// one that `resets`.
     pub fn reset(&self, guest: &Guest) -> Result<Hello> {
-        let (hello, _) = guest.leave("exec reboot -ff", BOOT_LIMIT)?;
+        let (hello, _) = guest.leave("exec reboot -ff", BOOT_LIMIT * guest.slow)?;
         Ok(hello)
     }
 
@@ -405,14 +409,6 @@ impl Lab {
         }
         guest.push(&format!("/{dir}/cmdline"), next.command_line())?;
         Ok(dir)
-    }
-
-    /// Runs a command that ends in another kernel, as `kup update` does. Returns what the new kernel's init
-    /// says, what the command said, and the seconds between them.
-    pub fn switch(&self, guest: &Guest, script: &str) -> Result<(Hello, String, f64)> {
-        let start = Instant::now();
-        let (hello, said) = guest.leave(script, BOOT_LIMIT * guest.slow)?;
-        Ok((hello, said, start.elapsed().as_secs_f64()))
     }
 
     fn load(&self, guest: &Guest, next: &Boot, how: &str) -> Result<()> {
