@@ -261,14 +261,11 @@ fn switch(
         manifests.push(manifest.with_context(|| format!("{} cannot be checkpointed", one.name()))?);
     }
     for one in taking {
-        update
-            .ports
-            .add(&Ports::of(&Images::new(&one.keep().images()))?);
+        let images = Images::new(&one.keep().images());
+        update.ports.add(&Ports::of(&images)?);
+        let last = images.thread_ids()?.into_iter().max();
+        update.last_pid = update.last_pid.max(last.unwrap_or(0));
     }
-    let pids = manifests
-        .iter()
-        .flat_map(|m| m.processes.iter().map(|p| p.pid));
-    update.last_pid = pids.max().unwrap_or(0);
     update.say(dir, Step::Stopped, "")?;
     for manifest in &manifests {
         let last = manifest.rounds.last();

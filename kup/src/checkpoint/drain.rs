@@ -44,7 +44,11 @@ pub fn drain(at: &Checkpoint) -> Result<()> {
             areas: areas.into_iter().map(area).collect(),
         });
     }
-    hard_to_kill()?;
+    if let Err(e) = hard_to_kill() {
+        eprintln!(
+            "kup: memory pressure may kill the drain, and corrupt the processes by it: {e:#}"
+        );
+    }
     let listener = Listener::bind(&at.work())?;
     println!("{READY}");
     let outcome = listener.supervise(memories, |_| {})?;

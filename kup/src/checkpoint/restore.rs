@@ -4,6 +4,7 @@
 use super::manifest::{verify, Left, Manifest, Memory, State};
 use super::{make, Checkpoint};
 use crate::criu::Criu;
+use crate::foam::restore::Listener;
 use crate::images::Images;
 use crate::{processes, system};
 use anyhow::{bail, ensure, Context, Result};
@@ -120,7 +121,8 @@ fn run(at: &Checkpoint, manifest: &Manifest) -> Result<Option<ChildStdin>> {
         .and_then(|run| run.finish());
     if let Err(e) = finished {
         drop(stdin);
-        // It has lost its connection and ends by itself.
+        // It ends when it loses its connection, if it came to one.
+        let _ = Listener::abandon(&at.work());
         let _ = drain.wait();
         return Err(e);
     }
