@@ -177,6 +177,17 @@ fn again(at: &checkpoint::Checkpoint) -> Result<()> {
 
 fn wait(at: &checkpoint::Checkpoint, say: &dyn Fn(&str)) -> Result<()> {
     while at.manifest()?.state == State::Draining {
+        if !at.drains()? {
+            // The drain says so a moment later, if it lives.
+            std::thread::sleep(Duration::from_secs(2));
+            ensure!(
+                at.manifest()?.state != State::Draining,
+                "the processes of {} wait for no memory any more, but the drain does not say that it gave them \
+                 all; see {}",
+                at.name,
+                at.log().display()
+            );
+        }
         std::thread::sleep(Duration::from_millis(50));
     }
     say(&format!("{} has all its memory", at.name));

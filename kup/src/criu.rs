@@ -38,6 +38,8 @@ impl Criu {
         }
         let mut command = Command::new("criu");
         command.arg(what).arg("--images-dir").arg(images);
+        // What somebody set for other uses of CRIU is not meant for this one.
+        command.arg("--no-default-config");
         // Its log is in its work directory unless it has a whole path.
         command.arg("--log-file").arg(log).arg("-v2");
         command.stdin(Stdio::null());

@@ -3,6 +3,7 @@
 //! which asks the one that runs the dump whether the checkpoint is complete. If it says no, or says
 //! nothing, the processes go on.
 
+use crate::checkpoint::MANIFEST;
 use anyhow::{ensure, Context, Result};
 use std::env;
 use std::ffi::OsString;
@@ -97,9 +98,17 @@ pub fn as_script() -> Option<u8> {
         return Some(0);
     }
     let ask = || -> Result<bool> {
-        let mut stream = UnixStream::connect(short(&File::open(place)?))?;
+        let mut stream = UnixStream::connect(short(&File::open(&place)?))?;
         let mut answer = [0];
         Ok(stream.read(&mut answer)? == 1 && answer[0] == YES)
     };
-    Some(u8::from(!ask().unwrap_or(false)))
+    if ask().unwrap_or(false) {
+        return Some(0);
+    }
+    // Once the processes go on, the checkpoint is out of date. CRIU still holds them. (To remove a name needs no
+    // room.)
+    if let Some(checkpoint) = Path::new(&place).parent() {
+        let _ = std::fs::remove_file(checkpoint.join(MANIFEST));
+    }
+    Some(1)
 }

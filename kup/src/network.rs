@@ -70,8 +70,9 @@ fn rules(ports: &Ports) -> String {
             false => format!("{protocol} dport {{ {} }} drop\n", list.join(", ")),
         }
     };
+    // CRIU closes half of a connection by a packet of its own with this mark (`SOCCR_MARK`).
     format!(
-        "table {TABLE} {{\nchain input {{\ntype filter hook input priority -300;\n{}{}}}\n}}\n",
+        "table {TABLE} {{\nchain input {{\ntype filter hook input priority -300;\nmeta mark 0xc114 accept\n{}{}}}\n}}\n",
         rule("tcp", &ports.tcp),
         rule("udp", &ports.udp)
     )
@@ -83,18 +84,6 @@ fn rules(ports: &Ports) -> String {
 /// nft(8) is not there, or does not take it.
 pub fn release() -> Result<()> {
     delete(TABLE)
-}
-
-/// Takes back the lock that CRIU put on the connections of processes which it left stopped.
-///
-/// # Errors
-/// nft(8) is not there, or does not take it.
-pub fn unlock(images: &Images) -> Result<()> {
-    let inventory: pb::InventoryEntry = images.read_one("inventory.img", magic::INVENTORY)?;
-    match inventory.dump_criu_run_id {
-        Some(id) if !id.is_empty() => delete(&format!("inet CRIU-{id}")),
-        _ => Ok(()),
-    }
 }
 
 /// Deletes a table, whether it is there or not.

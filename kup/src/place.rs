@@ -24,7 +24,8 @@ const NAME: &str = "kup";
 /// No RP-RAMFS is mounted, or several are.
 pub fn find(said: Option<&Path>) -> Result<PathBuf> {
     if let Some(dir) = said {
-        return Ok(dir.to_owned());
+        // CRIU works in a directory of its own.
+        return std::path::absolute(dir).with_context(|| dir.display().to_string());
     }
     let mounts = mounts()?;
     match &mounts[..] {

@@ -73,7 +73,8 @@ pub fn session(pid: u32) -> Option<u32> {
 }
 
 /// The command line, or the name of one that has none.
-fn command(pid: u32) -> String {
+#[must_use]
+pub fn command(pid: u32) -> String {
     let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
     let line = String::from_utf8_lossy(&line);
     let line = line.trim_end_matches('\0').replace('\0', " ");

@@ -2,12 +2,11 @@
 //! The update: everything that can be done while the applications run, then stop, switch, restore. What
 //! was done is in `update.json` beside the checkpoints, so that the next kernel knows.
 
-use crate::checkpoint::{self, Checkpoint, Checkpoints, Left, Manifest, Memory, Request, State};
-use crate::images::Images;
+use crate::checkpoint::{self, Checkpoints, Complete, Left, Memory, Request, State};
 use crate::kexec::{self, Next};
 use crate::network::{self, Ports};
 use crate::system;
-use anyhow::{bail, ensure, Context, Result};
+use anyhow::{anyhow, bail, ensure, Context, Result};
 use serde::{Deserialize, Serialize};
 use std::fs::{self, File};
 use std::io::Write;
@@ -115,6 +114,14 @@ impl Update {
         write().with_context(|| path.display().to_string())
     }
 
+    /// Did it come to the switch, and is not resumed yet?
+    fn waits(&self) -> bool {
+        matches!(
+            self.step(),
+            Some(Step::Switching | Step::Resuming | Step::Failed)
+        )
+    }
+
     /// What happened last.
     #[must_use]
     pub fn step(&self) -> Option<Step> {
@@ -149,8 +156,9 @@ pub fn update(checkpoints: &Checkpoints, wish: &Wish, say: &dyn Fn(&str)) -> Res
     let dir = checkpoints.dir();
     ensure!(
         !wish.members.is_empty(),
-        "nothing to carry over: name it by --unit, --pid or --cgroup"
+        "nothing to carry over: name it by --pid or --cgroup"
     );
+    not_forgotten(checkpoints)?;
     make_room(checkpoints, wish, say)?;
     let next_kernel = kexec::release(&wish.next.kernel)?;
     kexec::load(&wish.next)?;
@@ -176,11 +184,35 @@ pub fn update(checkpoints: &Checkpoints, wish: &Wish, say: &dyn Fn(&str)) -> Res
         Ok(()) => "the next kernel did not start".to_owned(),
         Err(e) => format!("{e:#}"),
     };
-    let back = go_on(checkpoints, &mut update, &why, say);
-    match back {
-        Ok(()) => bail!("{why}\nThe applications run on, under the old kernel"),
-        Err(e) => bail!("{why}\nThe applications do not run ({e:#}); `kup resume` tries again"),
+    let said = update.say(dir, Step::Continued, &why);
+    say("the applications run on, under the old kernel");
+    if let Err(e) = said {
+        say(&format!("this could not be noted: {e:#}"));
     }
+    Err(anyhow!(why))
+}
+
+/// What an earlier update could not restore must not be forgotten over a new one.
+fn not_forgotten(checkpoints: &Checkpoints) -> Result<()> {
+    let Some(update) = Update::read(checkpoints.dir())? else {
+        return Ok(());
+    };
+    if !update.waits() || update.boot_id == system::boot_id()? {
+        return Ok(());
+    }
+    for name in &update.members {
+        let state = checkpoints
+            .at(name)?
+            .manifest()
+            .map(|manifest| manifest.state);
+        if let Ok(State::Ready | State::Restoring) = state {
+            bail!(
+                "{name} was carried here by the last update and is not restored yet: `kup resume` tries it, \
+                 `kup remove --force {name}` gives it up"
+            );
+        }
+    }
+    Ok(())
 }
 
 /// Removes what earlier updates left of checkpoints with these names. One that drains is waited for.
@@ -204,7 +236,13 @@ fn make_room(checkpoints: &Checkpoints, wish: &Wish, say: &dyn Fn(&str)) -> Resu
                 std::thread::sleep(Duration::from_millis(100));
             }
         }
-        match at.manifest()?.state {
+        let manifest = at.manifest()?;
+        if manifest.left == Left::Carried && manifest.boot_id == system::boot_id()? {
+            // It was not carried anywhere, and went on.
+            at.remove()?;
+            continue;
+        }
+        match manifest.state {
             State::Restored | State::Draining | State::Writing => at.remove()?,
             State::Ready | State::Restoring => bail!(
                 "there is a checkpoint {} that can still be restored (`kup show {}`); \
@@ -233,7 +271,7 @@ fn switch(
             unit: member.unit.clone(),
             memory: Memory::Foam,
             sealed: wish.sealed,
-            left: Left::Stopped,
+            left: Left::Carried,
             rounds: wish.rounds,
             criu_options: wish.criu_options.clone(),
         };
@@ -246,7 +284,7 @@ fn switch(
     // What is not in the region must be on its disk, and had better not be written after the stop.
     nix::unistd::sync();
     update.say(dir, Step::Stopping, "")?;
-    let taken: Vec<Result<Manifest>> = std::thread::scope(|scope| {
+    let stopped: Vec<Result<Complete>> = std::thread::scope(|scope| {
         let threads: Vec<_> = taking
             .iter_mut()
             .map(|one| scope.spawn(|| one.last()))
@@ -256,63 +294,52 @@ fn switch(
             .map(|result| result.unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
             .collect()
     });
-    let mut manifests = Vec::new();
-    for (one, manifest) in taking.iter().zip(taken) {
-        manifests.push(manifest.with_context(|| format!("{} cannot be checkpointed", one.name()))?);
-    }
-    for one in taking {
-        let images = Images::new(&one.keep().images());
-        update.ports.add(&Ports::of(&images)?);
-        let last = images.thread_ids()?.into_iter().max();
-        update.last_pid = update.last_pid.max(last.unwrap_or(0));
-    }
-    update.say(dir, Step::Stopped, "")?;
-    for manifest in &manifests {
-        let last = manifest.rounds.last();
-        say(&format!(
-            "{} stands still, {} of {} in the last round",
-            manifest.name,
-            system::size(last.map_or(0, |round| round.bytes)),
-            system::size(manifest.bytes())
-        ));
-    }
-    update.say(dir, Step::Switching, "")?;
-    nix::unistd::sync();
-    kexec::start()
+    let mut start = || -> Result<()> {
+        for (one, stopped) in taking.iter().zip(&stopped) {
+            if let Err(e) = stopped {
+                bail!("{} cannot be checkpointed: {e:#}", one.name());
+            }
+            let images = one.images();
+            update.ports.add(&Ports::of(&images)?);
+            let last = images.thread_ids()?.into_iter().max();
+            update.last_pid = update.last_pid.max(last.unwrap_or(0));
+        }
+        update.say(dir, Step::Stopped, "")?;
+        for one in &taking {
+            let manifest = one.manifest();
+            let last = manifest.rounds.last();
+            say(&format!(
+                "{} stands still, {} of {} in the last round",
+                manifest.name,
+                system::size(last.map_or(0, |round| round.bytes)),
+                system::size(manifest.bytes())
+            ));
+        }
+        update.say(dir, Step::Switching, "")?;
+        kexec::start()
+    };
+    let failed = start();
+    // CRIU still has them all, and lets them go on; then their checkpoints go.
+    Complete::go_on(stopped.into_iter().flatten());
+    failed
 }
 
-/// Lets the applications go on under the kernel they were stopped by.
-fn go_on(
-    checkpoints: &Checkpoints,
-    update: &mut Update,
-    why: &str,
-    say: &dyn Fn(&str),
-) -> Result<()> {
-    let mut failed = Vec::new();
+/// Under the kernel that an update began in the applications run: CRIU let them go on when `kup` ended, if it
+/// had come so far at all. What was written of them is out of date.
+fn clear(checkpoints: &Checkpoints, update: &mut Update, say: &dyn Fn(&str)) -> Result<()> {
     for name in update.members.clone() {
         let at = checkpoints.at(&name)?;
-        let Ok(manifest) = at.manifest() else {
-            // It did not come to that; what had been begun is taken away.
-            continue;
-        };
-        match continue_one(&at, &manifest) {
-            Ok(()) => say(&format!("{name} goes on")),
-            Err(e) => failed.push(format!("{name}: {e:#}")),
+        let carried = at.manifest().is_ok_and(|manifest| {
+            manifest.left == Left::Carried && manifest.boot_id == update.boot_id
+        });
+        if carried {
+            at.remove()?;
+            say(&format!(
+                "{name} runs; its checkpoint was out of date and is removed"
+            ));
         }
     }
-    if !failed.is_empty() {
-        update.say(checkpoints.dir(), Step::Failed, why)?;
-        bail!("{}", failed.join("; "));
-    }
-    update.say(checkpoints.dir(), Step::Continued, why)
-}
-
-fn continue_one(at: &Checkpoint, manifest: &Manifest) -> Result<()> {
-    if manifest.state == State::Ready && manifest.left == Left::Stopped {
-        at.let_go(manifest)?;
-    }
-    // From now on it is out of date.
-    at.remove()
+    update.say(checkpoints.dir(), Step::Continued, "there was no switch")
 }
 
 /// Keeps the place of the applications, before the network is up and other programs take their PIDs. For
@@ -324,7 +351,8 @@ pub fn hold(dir: &Path) -> Result<bool> {
     let Some(update) = Update::read(dir)? else {
         return Ok(false);
     };
-    if update.step() != Some(Step::Switching) && update.step() != Some(Step::Failed) {
+    // Under the kernel that an update began in the applications run, and want their packets.
+    if !update.waits() || update.boot_id == system::boot_id()? {
         return Ok(false);
     }
     network::hold(&update.ports)?;
@@ -357,8 +385,12 @@ pub fn resume(checkpoints: &Checkpoints, say: &dyn Fn(&str)) -> Result<bool> {
         _ => {}
     }
     if update.boot_id == system::boot_id()? {
-        go_on(checkpoints, &mut update, "resumed without a switch", say)?;
+        clear(checkpoints, &mut update, say)?;
         return Ok(true);
+    }
+    if !update.waits() {
+        say("the last update was cut off before it came to the switch; its applications ended with that kernel");
+        return Ok(false);
     }
     hold(dir)?;
     update.say(dir, Step::Resuming, "")?;
@@ -377,10 +409,14 @@ pub fn resume(checkpoints: &Checkpoints, say: &dyn Fn(&str)) -> Result<bool> {
         let why = failed.join("\n");
         update.say(dir, Step::Failed, &why)?;
         bail!(
-            "{why}\nThe checkpoints are still there. `kup resume` tries again; so does the old kernel ({}) if you \
-             boot it with the same memmap=. Packets to the applications are held back until then \
-             (`kup release` lets them through)",
-            update.events.first().map_or("?", |event| &event.kernel)
+            "{why}\nThe checkpoints of these are still there. `kup resume` tries them again{}. Packets to the \
+             applications are held back until then (`kup release` lets them through)",
+            if failed.len() == update.members.len() {
+                let old = update.events.first().map_or("?", |event| &event.kernel);
+                format!(", and so it does under the old kernel ({old}), booted with the same memmap=")
+            } else {
+                String::new()
+            }
         );
     }
     network::release()?;

@@ -9,6 +9,7 @@ pub mod demo;
 mod from_6_1;
 mod fstab_and_switch_root;
 mod kexec_keeps_region;
+mod kup_faults;
 mod kup_restore;
 mod lab_notices;
 mod misuse;
@@ -57,6 +58,11 @@ pub const SCENARIOS: &[Scenario] = &[
         name: "kup_restore",
         about: "kup checkpoints processes and restores them: what they hold is the same",
         run: kup_restore::run,
+    },
+    Scenario {
+        name: "kup_faults",
+        about: "whatever goes wrong with kup update, the application runs on or can be restored",
+        run: kup_faults::run,
     },
     Scenario {
         name: "misuse",

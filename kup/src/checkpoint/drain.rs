@@ -9,7 +9,7 @@ use crate::foam::restore::{hard_to_kill, Area, Listener, Memory};
 use crate::foam::store::Store;
 use crate::foam::Owner;
 use crate::images::Images;
-use anyhow::{Context, Result};
+use anyhow::Result;
 use std::fs;
 use std::io::Read;
 
@@ -24,8 +24,11 @@ pub fn drain(at: &Checkpoint) -> Result<()> {
     let mut memories = Vec::new();
     for process in images.processes()? {
         let owner = Owner::Process(process.pid);
-        if !store.path(owner).exists() {
-            // A zombie has no memory.
+        if !images
+            .path(&format!("pagemap-{}.img", process.pid))
+            .exists()
+        {
+            // A zombie has no memory, though it may have had some in an earlier round.
             continue;
         }
         let areas = on_demand(&images, process.pid)?;
@@ -53,8 +56,9 @@ pub fn drain(at: &Checkpoint) -> Result<()> {
     println!("{READY}");
     let outcome = listener.supervise(memories, |_| {})?;
     let report = at.dir.join("drain.json");
-    fs::write(&report, serde_json::to_vec_pretty(&outcome)?)
-        .with_context(|| report.display().to_string())?;
+    if let Err(e) = fs::write(&report, serde_json::to_vec_pretty(&outcome)?) {
+        eprintln!("kup: {}: {e}", report.display());
+    }
     // The end of standard input: whoever restored has written what it had to.
     std::io::stdin().read_to_end(&mut Vec::new())?;
     let mut manifest = at.manifest()?;

@@ -43,8 +43,9 @@ pub enum Memory {
 #[serde(rename_all = "kebab-case")]
 pub enum Left {
     Killed,
-    Stopped,
     Running,
+    /// They stand still until the kernel is switched under them. Under the old one they went on.
+    Carried,
 }
 
 /// One process, or what a person needs to know it by.
@@ -140,7 +141,7 @@ impl Manifest {
     /// Bytes of the memory of the processes.
     #[must_use]
     pub fn bytes(&self) -> u64 {
-        self.lazy_bytes + self.eager_bytes
+        self.lazy_bytes.saturating_add(self.eager_bytes)
     }
 }
 
@@ -176,7 +177,14 @@ pub fn seal(dir: &Path, memory: Memory) -> Result<Vec<Sealed>> {
 /// A file is not what it was.
 pub fn verify(dir: &Path, sealed: &[Sealed]) -> Result<()> {
     for file in sealed {
+        ensure!(
+            !file.name.contains('/') && file.name != "..",
+            "{}: no name of an image",
+            file.name
+        );
         let path = dir.join(&file.name);
+        let kind = fs::symlink_metadata(&path).with_context(|| path.display().to_string())?;
+        ensure!(kind.is_file(), "{}: not a file", path.display());
         ensure!(
             sum(&path)? == (file.bytes, file.crc32),
             "{}: not what was checkpointed: somebody wrote into it, or into the region",

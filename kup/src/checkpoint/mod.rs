@@ -15,16 +15,13 @@ pub mod restore;
 mod take;
 mod wipe;
 
-pub use manifest::{Left, Manifest, Memory, Process, Round, State, VERSION};
-pub use take::{take, Request, Taking};
+pub use manifest::{Left, Manifest, Memory, Process, Round, State, NAME as MANIFEST, VERSION};
+pub use take::{take, Complete, Request, Taking};
 
-use crate::images::Images;
-use crate::{network, processes};
+use crate::processes;
 use anyhow::{bail, ensure, Context, Result};
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
-use nix::sys::signal::{kill, Signal};
-use nix::unistd::Pid;
 use std::fs::{self, DirBuilder, File};
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
@@ -154,22 +151,6 @@ impl Checkpoint {
     #[must_use]
     pub fn work(&self) -> PathBuf {
         self.dir.join("work")
-    }
-
-    /// Lets the processes go on that a dump has left stopped, under the kernel that stopped them.
-    ///
-    /// # Errors
-    /// One of them cannot be told, or the network not be unlocked.
-    pub fn let_go(&self, manifest: &Manifest) -> Result<()> {
-        network::unlock(&Images::new(&self.images()))?;
-        for process in &manifest.processes {
-            let pid = Pid::from_raw(i32::try_from(process.pid)?);
-            match kill(pid, Signal::SIGCONT) {
-                Ok(()) | Err(Errno::ESRCH) => {}
-                Err(e) => return Err(e).with_context(|| format!("process {pid}")),
-            }
-        }
-        Ok(())
     }
 
     /// Has it come so far that it says what it is?

@@ -91,13 +91,10 @@ fn may_restore(at: &Checkpoint, manifest: &Manifest) -> Result<()> {
              nothing of what the first has done since"
         ),
     }
-    let alive = manifest.left != Left::Killed
-        && manifest.boot_id == system::boot_id()?
-        && processes::exists(manifest.root_pid);
     ensure!(
-        !alive,
-        "the processes of {name} are still there, as they were left at the checkpoint; \
-         `kup resume` lets stopped ones go on"
+        manifest.left != Left::Carried || manifest.boot_id != system::boot_id()?,
+        "{name} was to be carried into another kernel, which was not started: its processes went on here, and \
+         this is out of date. `kup remove --force {name}` removes it"
     );
     Ok(())
 }

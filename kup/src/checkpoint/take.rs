@@ -8,7 +8,7 @@ use crate::criu::{self, Criu, Running};
 use crate::foam::collect::collect;
 use crate::foam::server::{self, Round};
 use crate::foam::store::{self, Store};
-use crate::hook::Hook;
+use crate::hook::{Asked, Hook};
 use crate::images::Images;
 use crate::{processes, system};
 use anyhow::{bail, ensure, Context, Result};
@@ -40,9 +40,10 @@ const LITTLE: u64 = 8 << 20;
 pub fn take(at: &Checkpoint, request: &Request, say: &dyn Fn(&str)) -> Result<Manifest> {
     let mut taking = Taking::begin(at.clone(), request.clone())?;
     taking.rounds(say)?;
-    let manifest = taking.last()?;
-    taking.keep();
-    Ok(manifest)
+    let complete = taking.last()?;
+    // From here on it may be the only copy.
+    taking.kept = true;
+    taking.settle(complete, say)
 }
 
 fn keep_log(at: &Checkpoint) -> Option<PathBuf> {
@@ -79,6 +80,23 @@ fn room(at: &Checkpoint, processes: &[Process]) -> Result<()> {
     Ok(())
 }
 
+/// A checkpoint that is complete, while CRIU waits to be told how its processes go on. Dropped, they run.
+pub struct Complete {
+    asked: Asked,
+    running: Running,
+}
+
+impl Complete {
+    /// All the processes go on where they stand.
+    pub fn go_on(all: impl IntoIterator<Item = Complete>) {
+        let told: Vec<Running> = all.into_iter().map(|one| one.running).collect();
+        for running in told {
+            // For CRIU a no is a failure.
+            let _ = running.finish();
+        }
+    }
+}
+
 /// A checkpoint that is being taken. Dropped before it is kept, it leaves nothing but CRIU's logs.
 pub struct Taking {
     at: Checkpoint,
@@ -92,7 +110,7 @@ pub struct Taking {
 
 impl Drop for Taking {
     fn drop(&mut self) {
-        if self.kept || self.manifest.state == State::Ready {
+        if self.kept {
             return;
         }
         if let Some(log) = keep_log(&self.at) {
@@ -193,7 +211,7 @@ impl Taking {
             let dir = self.at.rounds().join(number.to_string());
             make(&dir)?;
             let older = self.before.clone();
-            self.run("pre-dump", &dir, number, None)?;
+            self.round(&dir, number)?;
             self.punch(&older)?;
             let round = self.manifest.rounds.last().context("a round")?;
             say(&format!(
@@ -211,27 +229,67 @@ impl Taking {
         Ok(())
     }
 
-    /// The last round. Behind it the processes are as the request wants them.
+    /// The last round. When this returns the checkpoint is complete, and the processes stand still until it is
+    /// said how they go on.
     ///
     /// # Errors
     /// It failed; the processes run.
-    pub fn last(&mut self) -> Result<Manifest> {
+    pub fn last(&mut self) -> Result<Complete> {
+        let start = Instant::now();
         let images = self.at.images();
         let number = self.manifest.rounds.len() as u32 + 1;
-        if self.request.left == Left::Killed {
-            make(&self.at.work())?;
-            // What has been killed cannot go on: CRIU has to wait until all is in place.
-            let hook = Hook::listen(&self.at.work())?;
-            self.run("dump", &images, number, Some(&hook))?;
-        } else {
-            self.run("dump", &images, number, None)?;
-            let finished = self.finish(&images);
-            if finished.is_err() && self.request.left == Left::Stopped {
-                self.at.let_go(&self.manifest)?;
-            }
-            finished?;
+        make(&self.at.work())?;
+        let hook = Hook::listen(&self.at.work())?;
+        let mut running = self.start("dump", &images, number, Some(&hook))?;
+        let asked = match hook.asked(|| running.is_alive()) {
+            Ok(asked) => asked,
+            // Its log says why.
+            Err(e) => return Err(running.finish().err().unwrap_or(e)),
+        };
+        if let Some(round) = self.manifest.rounds.last_mut() {
+            round.seconds = start.elapsed().as_secs_f64();
+        }
+        if let Err(e) = self.finish(&images) {
+            // A no: CRIU lets the processes go on, and calls that a failure.
+            drop(asked);
+            let _ = running.finish();
+            return Err(e);
+        }
+        Ok(Complete { asked, running })
+    }
+
+    /// The processes go on as the request has it: killed, or running. The checkpoint stays whatever becomes of
+    /// them.
+    ///
+    /// # Errors
+    /// CRIU did not come to its end.
+    pub fn settle(&mut self, complete: Complete, say: &dyn Fn(&str)) -> Result<Manifest> {
+        let settled = complete.asked.yes().and(complete.running.finish());
+        settled.with_context(|| {
+            format!(
+                "checkpoint {0} is complete, but CRIU did not end well: if its processes still run \
+                 (`kup show {0}` names them), it is out of date",
+                self.at.name
+            )
+        })?;
+        // Figures, no more.
+        let noted = self.note(&self.at.images());
+        if let Err(e) = noted.and_then(|()| self.manifest.write(&self.at.dir)) {
+            say(&format!("CRIU's figures could not be noted: {e:#}"));
         }
         Ok(self.manifest.clone())
+    }
+
+    /// CRIU's images of it.
+    #[must_use]
+    pub fn images(&self) -> Images {
+        Images::new(&self.at.images())
+    }
+
+    /// The checkpoint as it is described now.
+    #[must_use]
+    pub fn manifest(&self) -> &Manifest {
+        &self.manifest
     }
 
     /// Makes a checkpoint of what the last round left.
@@ -244,6 +302,13 @@ impl Taking {
             // CRIU has not said how many yet.
             self.manifest.eager_bytes = 0;
         }
+        // Some may have ended since the begin, or been born.
+        let dumped = Images::new(images).processes()?;
+        let named = dumped.iter().map(|process| Process {
+            pid: process.pid,
+            command: processes::command(process.pid),
+        });
+        self.manifest.processes = named.collect();
         self.manifest.images = manifest::seal(images, self.request.memory)?;
         let ready = Manifest {
             state: State::Ready,
@@ -254,26 +319,37 @@ impl Taking {
         Ok(())
     }
 
-    /// One run of CRIU. With a hook, the checkpoint is complete before CRIU goes on.
-    fn run(&mut self, what: &str, images: &Path, number: u32, hook: Option<&Hook>) -> Result<()> {
+    /// One round while the processes run.
+    fn round(&mut self, images: &Path, number: u32) -> Result<()> {
         let start = Instant::now();
+        self.start("pre-dump", images, number, None)?.finish()?;
+        self.note(images)?;
+        if let Some(round) = self.manifest.rounds.last_mut() {
+            round.seconds = start.elapsed().as_secs_f64();
+        }
+        Ok(())
+    }
+
+    /// Starts CRIU and receives all pages that it sends.
+    fn start(
+        &mut self,
+        what: &str,
+        images: &Path,
+        number: u32,
+        hook: Option<&Hook>,
+    ) -> Result<Running> {
         let log = self.at.log().join(format!("{what}-{number}.log"));
         let mut criu = Criu::new(what, images, &log)?
             .args(["--tree", &self.request.root_pid.to_string()])
             .args(&self.manifest.criu_options);
-        if what == "dump" {
-            criu = match self.request.left {
-                Left::Killed => criu,
-                Left::Stopped => criu.arg("--leave-stopped"),
-                Left::Running => criu.arg("--leave-running"),
-            };
+        if what == "dump" && self.request.left == Left::Running {
+            criu = criu.arg("--leave-running");
         }
         if let Some(hook) = hook {
             let (script, (name, value)) = hook.told()?;
             criu = criu.arg("--action-script").arg(script).env(name, value);
         }
-        let foam = self.request.memory == Memory::Foam;
-        let mut running = if foam {
+        let running = if self.request.memory == Memory::Foam {
             if what == "pre-dump" || number > 1 {
                 criu = criu.arg("--track-mem");
             }
@@ -287,32 +363,21 @@ impl Taking {
         };
         self.manifest.rounds.push(manifest::Round {
             bytes: self.before.values().map(|held| held.received).sum(),
-            seconds: start.elapsed().as_secs_f64(),
+            seconds: 0.0,
             frozen_seconds: 0.0,
         });
-        if let Some(hook) = hook {
-            match hook.asked(|| running.is_alive()) {
-                Ok(asked) => {
-                    // If this fails, CRIU is told no by the drop.
-                    self.finish(images)?;
-                    asked.yes()?;
-                }
-                // Its log says why.
-                Err(e) => return running.finish().and(Err(e)),
-            }
-        }
-        running.finish()?;
+        Ok(running)
+    }
+
+    /// Takes over what CRIU tells of the round behind it.
+    fn note(&mut self, images: &Path) -> Result<()> {
         let stats = criu::dump_stats(images)?;
         let round = self.manifest.rounds.last_mut().context("a round")?;
-        round.seconds = start.elapsed().as_secs_f64();
         round.frozen_seconds = f64::from(stats.frozen_time) / 1e6;
-        if !foam {
+        if self.request.memory == Memory::Images {
             let pages = stats.pages_written + stats.shpages_written.unwrap_or(0);
             round.bytes = pages * crate::foam::PAGE;
             self.manifest.eager_bytes = round.bytes;
-        }
-        if hook.is_some() {
-            self.manifest.write(&self.at.dir)?;
         }
         Ok(())
     }

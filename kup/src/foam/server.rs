@@ -14,10 +14,12 @@ use nix::sys::socket::{recv, send, setsockopt, sockopt, MsgFlags};
 use std::collections::btree_map::Entry;
 use std::collections::BTreeMap;
 use std::fs::File;
+use std::io;
 use std::ops::Range;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::mpsc::{sync_channel, Receiver, SyncSender};
 use std::sync::Arc;
+use std::thread::{self, JoinHandle};
 
 /// Bytes that are under way at a time.
 const PIPE: usize = 1 << 20;
@@ -48,21 +50,7 @@ pub type Round = BTreeMap<Owner, Held>;
 pub fn serve(socket: &OwnedFd, store: &Store, before: &Round, sealed: bool) -> Result<Round> {
     // Larger than its default, so that sender and receiver need not take turns; nothing is lost if not.
     let _ = setsockopt(socket, sockopt::RcvBuf, &PIPE);
-    if !sealed {
-        return Server::new(socket, store, before, None)?.run();
-    }
-    std::thread::scope(|scope| {
-        let (tell, told) = sync_channel(WAITING);
-        let summing = scope.spawn(move || make_sums(&told));
-        let round = Server::new(socket, store, before, Some(tell)).and_then(Server::run);
-        let summed = summing.join();
-        let round = round?;
-        match summed {
-            Ok(result) => result.context("checksums of the pages")?,
-            Err(panic) => std::panic::resume_unwind(panic),
-        }
-        Ok(round)
-    })
+    Server::new(socket, store, before, sealed)?.run()
 }
 
 /// Pages that want sums.
@@ -71,7 +59,30 @@ struct Job {
     range: Range<u64>,
 }
 
-fn make_sums(jobs: &Receiver<Job>) -> std::io::Result<()> {
+/// The thread that makes sums, while pages come.
+struct Sums {
+    jobs: SyncSender<Job>,
+    thread: JoinHandle<io::Result<()>>,
+}
+
+impl Sums {
+    fn start() -> Sums {
+        let (jobs, taken) = sync_channel(WAITING);
+        let thread = thread::spawn(move || make_sums(&taken));
+        Sums { jobs, thread }
+    }
+
+    /// Waits until all are made.
+    fn finish(self) -> io::Result<()> {
+        drop(self.jobs);
+        match self.thread.join() {
+            Ok(result) => result,
+            Err(panic) => std::panic::resume_unwind(panic),
+        }
+    }
+}
+
+fn make_sums(jobs: &Receiver<Job>) -> io::Result<()> {
     while let Ok(Job { file, range }) = jobs.recv() {
         if let Some(sums) = &file.sums {
             sums::make(&file.memory, sums, range)?;
@@ -89,7 +100,7 @@ struct Server<'a> {
     socket: &'a OwnedFd,
     store: &'a Store,
     before: &'a Round,
-    sums: Option<SyncSender<Job>>,
+    sums: Option<Sums>,
     pipe: (OwnedFd, OwnedFd),
     round: Round,
     files: BTreeMap<Owner, Arc<Files>>,
@@ -100,7 +111,7 @@ impl<'a> Server<'a> {
         socket: &'a OwnedFd,
         store: &'a Store,
         before: &'a Round,
-        sums: Option<SyncSender<Job>>,
+        sealed: bool,
     ) -> Result<Server<'a>> {
         let pipe = nix::unistd::pipe().context("a pipe")?;
         // Where this is refused the pipe is small, and the pages come in small pieces.
@@ -109,7 +120,7 @@ impl<'a> Server<'a> {
             socket,
             store,
             before,
-            sums,
+            sums: sealed.then(Sums::start),
             pipe,
             round: Round::new(),
             files: BTreeMap::new(),
@@ -135,7 +146,11 @@ impl<'a> Server<'a> {
                     flags,
                 } => self.add(owner, range, flags)?,
                 Request::Close => {
-                    self.answer(&0i32.to_le_bytes())?;
+                    // Only a 0 lets CRIU go on to what cannot be taken back.
+                    let summed = self.sums.take().map_or(Ok(()), Sums::finish);
+                    let status = if summed.is_ok() { 0i32 } else { -1 };
+                    self.answer(&status.to_le_bytes())?;
+                    summed.context("checksums of the pages")?;
                     return Ok(self.round);
                 }
             }
@@ -202,7 +217,7 @@ impl<'a> Server<'a> {
             if let Some(sums) = &self.sums {
                 let range = range.clone();
                 // Who does not take it any more has failed, and says so at the end.
-                let _ = sums.send(Job { file: files, range });
+                let _ = sums.jobs.send(Job { file: files, range });
             }
         } else if flags & flag::PARENT != 0 {
             let before = self.before.get(&owner);

@@ -335,6 +335,8 @@ const EXPECTED: &[i32] = &[
     libc::ERANGE,
     libc::ESTALE,
     libc::ENAMETOOLONG,
+    // The name of an attribute, in a namespace that no kernel knows.
+    libc::EOPNOTSUPP,
 ];
 
 /// What holds a byte other than zero, by page.

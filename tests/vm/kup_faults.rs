@@ -1,0 +1,149 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0 OR GPL-2.0
+//! Whatever goes wrong with `kup update`, the application runs or can be restored, and a client's
+//! connection outlives it. Each case ends with a redis that holds what it held, and answers.
+
+use crate::apps::counter::Counter;
+use crate::apps::redis::Redis;
+use crate::apps::{digest, Fingerprints};
+use crate::kmod;
+use crate::lab::{Boot, Guest, Lab, Region, Size};
+use anyhow::{ensure, Context, Result};
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+const MODULE: &str = "usr/lib/rpramfs.ko";
+const KEYS: usize = 15_000;
+const PATIENCE: Duration = Duration::from_secs(120);
+const BASE: &str = "/mnt/kup";
+
+struct Case {
+    name: &'static str,
+    /// Ends with 0 if it went wrong in the way it should. `$UPDATE` is the command under test.
+    script: &'static str,
+}
+
+/// A kexec that loads, and where the next kernel should start does something else.
+const FALSE_KEXEC: &str = "#!/bin/sh
+case \"$*\" in *--exec*) [ -e /tmp/hang ] && exec sleep 300; exit 1;; esac
+exec /usr/sbin/kexec.real \"$@\"
+";
+
+const CASES: &[Case] = &[
+    Case {
+        name: "the next kernel does not start",
+        script: "! $UPDATE 2>/tmp/said && grep -q 'run on, under the old kernel' /tmp/said && \
+                 [ -z \"$(ls $BASE)\" -o \"$(ls $BASE)\" = update.json ]",
+    },
+    Case {
+        name: "the next kernel's command line lacks the region",
+        script: "! $UPDATE --command-line quiet 2>/tmp/said && grep -q 'lacks memmap=' /tmp/said",
+    },
+    Case {
+        name: "two at once",
+        script: "$UPDATE 2>/dev/null & sleep 1; ! $UPDATE 2>/tmp/said && grep -q 'another kup works' /tmp/said; \
+                 result=$?; wait; exit $result",
+    },
+    Case {
+        name: "kup is killed in the first round",
+        script: "$UPDATE 2>/dev/null & \
+                 until [ -e $BASE/redis/memory/process-$PID ]; do sleep 0.02; done; kill -9 $!; sleep 1",
+    },
+    Case {
+        name: "kup is killed in the last round",
+        script: "$UPDATE 2>/dev/null & \
+                 until [ -e $BASE/redis/log/dump-* ]; do sleep 0.01; done; kill -9 $!; sleep 2; kup resume && \
+                 kup list --json | grep -q '^\\[\\]'",
+    },
+    Case {
+        name: "kup is killed when all stand still",
+        script: "touch /tmp/hang; $UPDATE 2>/dev/null & \
+                 until grep -q switching $BASE/update.json; do sleep 0.1; done; \
+                 grep -q ' t ' /proc/$PID/stat || exit 1; kill -9 $!; kill $(pidof sleep); rm /tmp/hang; sleep 1; \
+                 kup resume && kup list --json | grep -q '^\\[\\]'",
+    },
+    Case {
+        name: "the region has no room",
+        script: "head -c 880M /dev/zero > /mnt/filler; ! $UPDATE 2>/tmp/said; result=$?; rm /mnt/filler; \
+                 grep -q 'needs about' /tmp/said && exit $result",
+    },
+    Case {
+        name: "the region becomes full in the rounds",
+        script: "head -c 850M /dev/zero > /mnt/filler; \
+                 ($UPDATE 2>/tmp/said; echo $? > /tmp/status) & \
+                 until [ -e $BASE/redis/memory/process-$PID ]; do sleep 0.02; done; \
+                 head -c 100M /dev/zero > /mnt/filler2; wait; rm /mnt/filler /mnt/filler2; \
+                 [ $(cat /tmp/status) = 1 ] && grep -q 'run on, under the old kernel' /tmp/said",
+    },
+    Case {
+        name: "an image was changed",
+        script: "kup -q checkpoint x --pid $PID && cp $BASE/x/images/fs-$PID.img /tmp/good && \
+                 printf X | dd of=$BASE/x/images/fs-$PID.img bs=1 seek=9 conv=notrunc 2>/dev/null && \
+                 ! kup restore x 2>/tmp/said && grep -q 'not what was checkpointed' /tmp/said && \
+                 ! kup remove x 2>/dev/null && cp /tmp/good $BASE/x/images/fs-$PID.img && \
+                 kup -q restore --wait x && ! kup restore x 2>/tmp/said && grep -q 'restored already' /tmp/said && \
+                 kup remove x",
+    },
+];
+
+pub fn run(lab: &Lab) -> Result<()> {
+    let kernels = lab.kernels()?;
+    let release = kernels.release("7.x")?;
+    let region = Region::reserved(Size::gib(1));
+    let boot = Boot::new(release)
+        .region(region)
+        .network()
+        .file(MODULE, &kmod::module(lab.cache(), kernels, release)?);
+    let guest = lab.boot(&boot)?;
+    guest.network_up()?;
+    guest.run(format!(
+        "insmod /{MODULE} && mkfs.rpramfs -q '{0}' && mkdir -p /mnt && mount -t rpramfs '{0}' /mnt",
+        region.spec()
+    ))?;
+    let dir = lab.bring(&guest, &boot)?;
+    guest.run("mv /usr/sbin/kexec /usr/sbin/kexec.real")?;
+    guest.push("/usr/sbin/kexec", FALSE_KEXEC)?;
+    guest.run("chmod 755 /usr/sbin/kexec; echo 20000 > /proc/sys/kernel/ns_last_pid")?;
+    guest.run(
+        "cd / && setsid redis-server --bind 0.0.0.0 --protected-mode no --save '' --appendonly no \
+         </dev/null >/dev/null 2>&1 &",
+    )?;
+    let host = guest.address()?;
+    Redis::connect(host)?.fill(7, KEYS, 2900)?;
+    let before = items(host)?;
+    let counter = Counter::start(host, PATIENCE)?;
+    for case in CASES {
+        one(&guest, dir, case).with_context(|| case.name)?;
+        let count = counter.count();
+        counter
+            .wait(count + 10, PATIENCE)
+            .with_context(|| case.name)?;
+        ensure!(items(host)? == before, "{}: the keys differ", case.name);
+        println!("{}: ok", case.name);
+    }
+    counter.finish()?;
+    guest.check()
+}
+
+fn items(host: Ipv4Addr) -> Result<String> {
+    let items: Fingerprints = Redis::connect(host)?.items("key:")?;
+    Ok(digest(&items))
+}
+
+fn one(guest: &Guest, dir: &str, case: &Case) -> Result<()> {
+    let script = format!(
+        "PID=$(pidof redis-server); BASE={BASE}; rm -rf /tmp/said; \
+         UPDATE=\"kup update --kernel /{dir}/vmlinuz --initrd /{dir}/initrd --pid redis=$PID\"; {}",
+        case.script
+    );
+    let output = guest.command(script).timeout(180).output()?;
+    ensure!(
+        output.success(),
+        "{}{}\n{}",
+        output.stdout(),
+        output.stderr(),
+        guest.run(format!(
+            "cat /tmp/said; ls -R {BASE}; cat {BASE}/redis/log/* {BASE}/*.json; true"
+        ))?
+    );
+    Ok(())
+}
