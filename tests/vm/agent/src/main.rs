@@ -12,6 +12,7 @@ mod failure;
 mod holes;
 mod load;
 mod memory;
+mod remember;
 mod root_disk;
 mod work;
 
@@ -19,11 +20,15 @@ fn main() {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let result = match args.first().map(String::as_str) {
         Some("agent") => agent::serve().map_err(|error| error.to_string()),
+        Some("change") => remember::change(&args[1..]),
+        Some("drain") => remember::drain(&args[1..]),
         Some("failure") => failure::main(&args[1..]),
         Some("hold") => memory::hold(&args[1..]),
         Some("holes") => holes::main(&args[1..]),
         Some("load") => load::main(&args[1..]),
         Some("memory") => memory::main(&args[1..]),
+        Some("pages") => remember::pages(&args[1..]),
+        Some("remember") => remember::main(&args[1..]),
         Some("work") => work::main(&args[1..]),
         _ if std::process::id() == 1 => boot::run(),
         _ => Err("meant to be the /init of a lab guest".to_owned()),
