@@ -5,7 +5,7 @@ use crate::checkpoint::Process;
 use anyhow::{bail, ensure, Context, Result};
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::{BufRead, BufReader};
+use std::io::{self, BufRead, BufReader};
 use std::path::Path;
 
 /// Is there a process of this number?
@@ -140,9 +140,17 @@ pub fn resident(pid: u32) -> u64 {
 /// The process cannot be looked at.
 pub fn is_filled_on_demand(pid: u32) -> Result<bool> {
     let path = format!("/proc/{pid}/smaps");
-    let file = fs::File::open(&path).with_context(|| path.clone())?;
+    // One that has ended meanwhile has no memory.
+    let gone = |e: &io::Error| matches!(e.raw_os_error(), Some(libc::ENOENT | libc::ESRCH));
+    let file = match fs::File::open(&path) {
+        Err(e) if gone(&e) => return Ok(false),
+        other => other.with_context(|| path.clone())?,
+    };
     for line in BufReader::new(file).lines() {
-        let line = line.with_context(|| path.clone())?;
+        let line = match line {
+            Err(e) if gone(&e) => return Ok(false),
+            other => other.with_context(|| path.clone())?,
+        };
         if let Some(flags) = line.strip_prefix("VmFlags:") {
             if flags.split_whitespace().any(|flag| flag == "um") {
                 return Ok(true);
