@@ -10,6 +10,7 @@ mod from_6_1;
 mod fstab_and_switch_root;
 mod kexec_keeps_region;
 mod kup_faults;
+mod kup_memory;
 mod kup_restore;
 mod lab_notices;
 mod misuse;
@@ -53,6 +54,11 @@ pub const SCENARIOS: &[Scenario] = &[
         name: "lab_notices",
         about: "a guest that panics or hangs is an error at once, with its last words",
         run: lab_notices::run,
+    },
+    Scenario {
+        name: "kup_memory",
+        about: "memory of every kind over a checkpoint: equal byte for byte, and right while it drains",
+        run: kup_memory::run,
     },
     Scenario {
         name: "kup_restore",

@@ -7,7 +7,7 @@ use std::fs;
 use std::time::{Duration, Instant};
 
 /// Longer than any restore.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(30);
 
 pub fn main(args: &[String]) -> Result<(), String> {
     let usage = "usage: /init drain kill|stop|go COUNT";

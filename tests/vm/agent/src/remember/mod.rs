@@ -154,17 +154,19 @@ fn work(
                     over = true;
                     break;
                 }
-                for _ in 0..24 {
+                for step in 0..24 {
                     model.step(&mut random);
-                    more(&mut random, false);
+                    if step % 3 == 0 {
+                        more(&mut random, false);
+                    }
                 }
                 more(&mut random, true);
-                if random.one_in(6) && children.len() < 2 {
+                if random.one_in(8) && children.is_empty() {
                     children.push(offspring(&model, &mut random));
                 }
                 children.retain(|child| !has_ended(*child, false));
                 // Leaves the processor to others, and something for the drain to meet.
-                std::thread::sleep(Duration::from_micros(random.below(2000)));
+                std::thread::sleep(Duration::from_micros(random.below(10_000)));
             }
         });
     }
@@ -180,13 +182,13 @@ fn offspring(model: &Model, random: &mut Random) -> i32 {
     let mut model = model.clone();
     model.forked();
     system::fork(move || {
-        for _ in 0..random.below(200) {
+        for _ in 0..random.below(100) {
             model.step(&mut random);
         }
         if random.one_in(8) {
             model.check_all();
         } else {
-            model.check_some(&mut random, 200);
+            model.check_some(&mut random, 100);
         }
     })
 }
