@@ -176,12 +176,13 @@ fn again(at: &checkpoint::Checkpoint) -> Result<()> {
 }
 
 fn wait(at: &checkpoint::Checkpoint, say: &dyn Fn(&str)) -> Result<()> {
+    let mut since = None;
     while at.manifest()?.state == State::Draining {
-        if !at.drains()? {
-            // The drain says so a moment later, if it lives.
-            std::thread::sleep(Duration::from_secs(2));
-            ensure!(
-                at.manifest()?.state != State::Draining,
+        if at.drains()? {
+            since = None;
+        } else if since.get_or_insert_with(Instant::now).elapsed() > Duration::from_secs(5) {
+            // If it lived it would have said so by now.
+            bail!(
                 "the processes of {} wait for no memory any more, but the drain does not say that it gave them \
                  all; see {}",
                 at.name,

@@ -329,9 +329,11 @@ fn switch(
 fn clear(checkpoints: &Checkpoints, update: &mut Update, say: &dyn Fn(&str)) -> Result<()> {
     for name in update.members.clone() {
         let at = checkpoints.at(&name)?;
-        let carried = at.manifest().is_ok_and(|manifest| {
-            manifest.left == Left::Carried && manifest.boot_id == update.boot_id
-        });
+        // CRIU's script takes the manifest away.
+        let carried = match at.manifest() {
+            Ok(manifest) => manifest.left == Left::Carried && manifest.boot_id == update.boot_id,
+            Err(_) => at.dir.exists() && !at.has_manifest(),
+        };
         if carried {
             at.remove()?;
             say(&format!(

@@ -34,7 +34,7 @@ pub fn run(lab: &Lab) -> Result<()> {
     let before = digest(&Redis::connect(host)?.items("key:")?);
     println!("{}", guest.run("kup check")?);
     let said = guest
-        .command("kup checkpoint redis --pid $(pidof redis-server) 2>&1; find /mnt -type f | xargs ls -ls")
+        .command("kup checkpoint redis --pid $(pidof redis-server) 2>&1; du -sh /mnt/kup")
         .timeout(180)
         .run()?;
     println!("{said}");
