@@ -121,16 +121,18 @@ fn collect(dir: &Path, pids: &mut Vec<u32>) -> Result<()> {
     Ok(())
 }
 
-/// Bytes of memory that are no file's, so that a checkpoint has to hold them. 0 if it cannot be told.
+/// Bytes that a checkpoint needs for a process: memory that is no file's; its part of what it shares with
+/// others twice, as it is kept twice. 0 if it cannot be told.
 #[must_use]
-pub fn resident(pid: u32) -> u64 {
-    let text = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-    let kib = |name: &str| -> Option<u64> {
+pub fn needs(pid: u32) -> u64 {
+    let kib = |file: &str, name: &str| -> Option<u64> {
+        let text = fs::read_to_string(format!("/proc/{pid}/{file}")).ok()?;
         let line = text.lines().find_map(|line| line.strip_prefix(name))?;
         line.split_whitespace().next()?.parse().ok()
     };
-    let all = ["RssAnon:", "RssShmem:", "VmSwap:"].map(|name| kib(name).unwrap_or(0));
-    all.iter().sum::<u64>() * 1024
+    let own = ["RssAnon:", "VmSwap:"].map(|name| kib("status", name).unwrap_or(0));
+    let shared = kib("smaps_rollup", "Pss_Shmem:").unwrap_or(0);
+    (own.iter().sum::<u64>() + 2 * shared) * 1024
 }
 
 /// Is some memory of the process filled on demand by somebody (userfaultfd(2))? CRIU would dump it as if

@@ -9,7 +9,7 @@ use crate::foam::restore::{hard_to_kill, Area, Listener, Memory};
 use crate::foam::store::Store;
 use crate::foam::Owner;
 use crate::images::Images;
-use anyhow::Result;
+use anyhow::{Context, Result};
 use std::fs;
 use std::io::Read;
 
@@ -20,7 +20,8 @@ use std::io::Read;
 pub fn drain(at: &Checkpoint) -> Result<()> {
     let images = Images::new(&at.images());
     let store = Store::new(&at.memory());
-    let sealed = at.manifest()?.sealed;
+    let begin = at.manifest()?;
+    let sealed = begin.sealed;
     let mut memories = Vec::new();
     for process in images.processes()? {
         let owner = Owner::Process(process.pid);
@@ -39,10 +40,13 @@ pub fn drain(at: &Checkpoint) -> Result<()> {
         memories.push(Memory {
             pid: i32::try_from(process.pid)?,
             file: store.open(owner)?,
-            sums: if sealed {
-                store.open_sums(owner)?
-            } else {
-                None
+            sums: match sealed {
+                true => Some(
+                    store
+                        .open_sums(owner)?
+                        .context("the sums of its pages are gone")?,
+                ),
+                false => None,
             },
             areas: areas.into_iter().map(area).collect(),
         });
@@ -62,6 +66,10 @@ pub fn drain(at: &Checkpoint) -> Result<()> {
     // The end of standard input: whoever restored has written what it had to.
     std::io::stdin().read_to_end(&mut Vec::new())?;
     let mut manifest = at.manifest()?;
-    manifest.state = State::Restored;
-    manifest.write(&at.dir)
+    // Somebody may have removed it meanwhile, and taken another of this name.
+    if manifest.state == State::Draining && manifest.created == begin.created {
+        manifest.state = State::Restored;
+        manifest.write(&at.dir)?;
+    }
+    Ok(())
 }

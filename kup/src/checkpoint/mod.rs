@@ -24,7 +24,7 @@ use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use std::fs::{self, DirBuilder, File};
 use std::io;
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 /// A directory of checkpoints.
@@ -63,7 +63,11 @@ impl Checkpoints {
     pub fn lock(&self) -> Result<Lock> {
         make(&self.dir)?;
         let path = self.dir.join(".lock");
-        let file = File::create(&path).with_context(|| path.display().to_string())?;
+        // What lies in the region is not trusted: no link leads out of it.
+        let mut options = File::options();
+        options.write(true).create(true).mode(0o600);
+        let file = options.custom_flags(libc::O_NOFOLLOW).open(&path);
+        let file = file.with_context(|| path.display().to_string())?;
         match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
             Ok(lock) => Ok(Lock(lock)),
             Err((_, Errno::EAGAIN)) => bail!(
@@ -145,6 +149,12 @@ impl Checkpoint {
     #[must_use]
     pub fn log(&self) -> PathBuf {
         self.dir.join("log")
+    }
+
+    /// A file that keeps room for the restore.
+    #[must_use]
+    pub fn reserve(&self) -> PathBuf {
+        self.dir.join("reserve")
     }
 
     /// Where CRIU works while it restores: sockets are made there.

@@ -11,7 +11,7 @@ use anyhow::{bail, ensure, Context, Result};
 use std::io::{BufRead, BufReader};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, ChildStdin, Command, Stdio};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// How a restore went.
 #[derive(Clone, Debug, PartialEq, serde::Serialize)]
@@ -42,6 +42,8 @@ pub fn restore(at: &Checkpoint, say: &dyn Fn(&str)) -> Result<Restored> {
             );
         }
     }
+    // Room for what follows, in a region that the checkpoint may have filled.
+    let _ = std::fs::remove_file(at.reserve());
     make(&at.work())?;
     manifest.state = State::Restoring;
     manifest.write(&at.dir)?;
@@ -57,7 +59,11 @@ pub fn restore(at: &Checkpoint, say: &dyn Fn(&str)) -> Result<Restored> {
         }
         Err(e) => {
             manifest.state = State::Ready;
-            manifest.write(&at.dir)?;
+            if let Err(e) = manifest.write(&at.dir) {
+                say(&format!(
+                    "the checkpoint is still good, but could not be told so: {e:#}"
+                ));
+            }
             return Err(e);
         }
     }
@@ -120,11 +126,24 @@ fn run(at: &Checkpoint, manifest: &Manifest) -> Result<Option<ChildStdin>> {
         drop(stdin);
         // It ends when it loses its connection, if it came to one.
         let _ = Listener::abandon(&at.work());
-        let _ = drain.wait();
+        end(&mut drain);
         return Err(e);
     }
     // It becomes init's child when we end.
     Ok(Some(stdin))
+}
+
+/// Waits for the drain of a restore that failed. If CRIU was killed, tasks that are half made keep its connection
+/// open; they have nothing to lose any more.
+fn end(drain: &mut Child) {
+    for _ in 0..100 {
+        if !matches!(drain.try_wait(), Ok(None)) {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    let _ = drain.kill();
+    let _ = drain.wait();
 }
 
 /// Starts the process that gives memory on demand, and waits until CRIU can reach it.

@@ -13,7 +13,9 @@ use crate::images::Images;
 use crate::{processes, system};
 use anyhow::{bail, ensure, Context, Result};
 use nix::sys::socket::{socketpair, AddressFamily, SockFlag, SockType};
-use std::fs;
+use std::fs::{self, File};
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -30,6 +32,8 @@ pub struct Request {
     pub criu_options: Vec<String>,
 }
 
+/// Bytes that are kept for logs and for what else a restore writes.
+const RESERVE: u64 = 2 << 20;
 /// A round that sends less than this is not worth another.
 const LITTLE: u64 = 8 << 20;
 
@@ -54,7 +58,15 @@ fn keep_log(at: &Checkpoint) -> Option<PathBuf> {
         all.push_str(&format!("==> {} <==\n", path.display()));
         all.push_str(&String::from_utf8_lossy(&fs::read(&path).ok()?));
     }
-    fs::write(&to, all).ok()?;
+    let mut file = File::options();
+    // Somebody may have put a link there.
+    let mut file = file
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(&to)
+        .ok()?;
+    file.write_all(all.as_bytes()).ok()?;
     Some(to)
 }
 
@@ -62,7 +74,7 @@ fn keep_log(at: &Checkpoint) -> Option<PathBuf> {
 fn room(at: &Checkpoint, processes: &[Process]) -> Result<()> {
     let need: u64 = processes
         .iter()
-        .map(|process| processes::resident(process.pid))
+        .map(|process| processes::needs(process.pid))
         .sum();
     // Trees of pages, images, sums, and some growth meanwhile.
     let need = need + need / 20 + (4 << 20);
@@ -172,6 +184,8 @@ impl Taking {
             make(&dir)?;
         }
         manifest.write(&at.dir)?;
+        let reserve = File::create(at.reserve()).context("the reserve")?;
+        store::room(&reserve, RESERVE).context("the reserve")?;
         Ok(Taking {
             store: Store::new(&at.memory()),
             at,

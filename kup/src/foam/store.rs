@@ -87,10 +87,22 @@ fn writable(path: &Path) -> io::Result<File> {
 /// # Errors
 /// There is no room.
 pub(super) fn reserve(file: &File, range: &Range<u64>) -> io::Result<()> {
-    let bytes = range.end - range.start;
-    if bytes < RUN {
+    if range.end - range.start < RUN {
         return Ok(());
     }
+    allocate(file, range)
+}
+
+/// Takes room for the first bytes of a file.
+///
+/// # Errors
+/// There is no room.
+pub fn room(file: &File, bytes: u64) -> io::Result<()> {
+    allocate(file, &(0..bytes))
+}
+
+fn allocate(file: &File, range: &Range<u64>) -> io::Result<()> {
+    let bytes = range.end - range.start;
     let flags = FallocateFlags::empty();
     match fallocate(file, flags, range.start as i64, bytes as i64) {
         Ok(()) | Err(Errno::EOPNOTSUPP) => Ok(()),
