@@ -13,7 +13,7 @@ use std::time::Instant;
 
 const MODULE: &str = "usr/lib/rpramfs.ko";
 const FIRST: u64 = 1;
-const SEEDS: u64 = 12;
+const SEEDS: u64 = 6;
 
 /// What else happens to one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
