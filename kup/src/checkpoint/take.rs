@@ -425,6 +425,13 @@ impl Taking {
 
     /// Gives back the room of pages that the last round does not name any more.
     fn punch(&self, older: &Round) -> Result<()> {
+        // Who ended since the round before has no memory to keep.
+        for owner in older
+            .keys()
+            .filter(|owner| !self.before.contains_key(owner))
+        {
+            self.store.remove(*owner)?;
+        }
         for (owner, held) in &self.before {
             let Some(old) = older.get(owner) else {
                 continue;

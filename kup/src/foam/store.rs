@@ -53,6 +53,20 @@ impl Store {
         writable(&self.sums_path(owner))
     }
 
+    /// Takes away the memory of `owner` and its sums, as far as they are there.
+    ///
+    /// # Errors
+    /// Those of unlink(2).
+    pub fn remove(&self, owner: Owner) -> io::Result<()> {
+        for path in [self.path(owner), self.sums_path(owner)] {
+            match std::fs::remove_file(path) {
+                Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
     /// The memory of `owner`, to read.
     ///
     /// # Errors
