@@ -18,7 +18,8 @@ const BASE: &str = "/mnt/kup";
 
 struct Case {
     name: &'static str,
-    /// Ends with 0 if it went wrong in the way it should. `$UPDATE` is the command under test.
+    /// Ends with 0 if it went wrong in the way it should. `$UPDATE` is the command under test, `$END` waits for a
+    /// CRIU that has lost its `kup`: it lets the application go on.
     script: &'static str,
 }
 
@@ -46,19 +47,19 @@ const CASES: &[Case] = &[
     Case {
         name: "kup is killed in the first round",
         script: "$UPDATE 2>/dev/null & \
-                 until [ -e $BASE/redis/memory/process-$PID ]; do sleep 0.02; done; kill -9 $!; sleep 1",
+                 until [ -e $BASE/redis/memory/process-$PID ]; do sleep 0.02; done; kill -9 $!; $END",
     },
     Case {
         name: "kup is killed in the last round",
         script: "$UPDATE 2>/dev/null & \
-                 until [ -e $BASE/redis/log/dump-* ]; do sleep 0.01; done; kill -9 $!; sleep 2; kup resume && \
+                 until [ -e $BASE/redis/log/dump-* ]; do sleep 0.01; done; kill -9 $!; $END; kup resume && \
                  kup list --json | grep -q '^\\[\\]'",
     },
     Case {
         name: "kup is killed when all stand still",
         script: "touch /tmp/hang; $UPDATE 2>/dev/null & \
                  until grep -q switching $BASE/update.json; do sleep 0.1; done; \
-                 grep -q ' t ' /proc/$PID/stat || exit 1; kill -9 $!; kill $(pidof sleep); rm /tmp/hang; sleep 1; \
+                 grep -q ' t ' /proc/$PID/stat || exit 1; kill -9 $!; kill $(pidof sleep); rm /tmp/hang; $END; \
                  kup resume && kup list --json | grep -q '^\\[\\]'",
     },
     Case {
@@ -133,7 +134,10 @@ fn one(guest: &Guest, dir: &str, case: &Case) -> Result<()> {
     let script = format!(
         "PID=$(pidof redis-server); BASE={BASE}; rm -rf /tmp/said; \
          UPDATE=\"kup update --kernel /{dir}/vmlinuz --initrd /{dir}/initrd --pid redis=$PID\"; {}",
-        case.script
+        case.script.replace(
+            "$END",
+            "sleep 0.5; while pidof criu >/dev/null; do sleep 0.1; done"
+        )
     );
     let output = guest.command(script).timeout(180).output()?;
     ensure!(
