@@ -68,10 +68,13 @@ pub enum Command {
     Resume,
     /// Hold the network and the PIDs for a resume that comes later; early in the new kernel
     Hold,
-    /// Let packets through that a failed resume holds back
+    /// Give up a resume that failed: let packets through, and services start anew
     Release,
     /// Show what the last update did, and when
     Report,
+    /// Wait in the place of a service until it is restored; started by systemd
+    #[command(hide = true)]
+    Placeholder,
     /// Give restored processes their memory; started by restore
     #[command(hide = true)]
     Drain {
@@ -110,6 +113,10 @@ pub struct Checkpoint {
     #[arg(long, group = "what")]
     pub cgroup: Option<String>,
 
+    /// This service of systemd. Once it is checkpointed, to start it is to restore it
+    #[arg(long, group = "what", value_name = "SERVICE")]
+    pub unit: Option<String>,
+
     /// The processes go on after the checkpoint
     #[arg(long)]
     pub leave_running: bool,
@@ -134,6 +141,10 @@ pub struct Restore {
     /// Though a restore of it was cut off. None of its processes must run
     #[arg(long)]
     pub again: bool,
+
+    /// In the place of a service's own commands; started by systemd
+    #[arg(long, hide = true)]
+    pub in_unit: bool,
 }
 
 #[derive(Debug, Args)]
@@ -175,6 +186,10 @@ pub struct Update {
     /// The processes of a control group ([NAME=]GROUP), behind those of --pid
     #[arg(long, value_name = "[NAME=]GROUP")]
     pub cgroup: Vec<String>,
+
+    /// A service of systemd ([NAME=]SERVICE), behind those of --cgroup
+    #[arg(long, value_name = "[NAME=]SERVICE")]
+    pub unit: Vec<String>,
 
     #[command(flatten)]
     pub treatment: Treatment,

@@ -7,7 +7,7 @@ use anyhow::{bail, ensure, Context, Result};
 use kup::checkpoint::{self, Checkpoints, Left, Manifest, Request, State};
 use kup::kexec::{self, Next};
 use kup::update::{self, Member, Update, Wish};
-use kup::{criu, network, place, processes, system};
+use kup::{criu, namespaces, network, place, processes, system, unit};
 use serde::Serialize;
 use serde_json::{json, Value};
 use std::io::Write;
@@ -35,17 +35,30 @@ pub fn run(line: &Line) -> Result<bool> {
         Command::Checkpoint(asked) => {
             let checkpoints = place()?;
             let _lock = checkpoints.lock()?;
-            let manifest = take(&checkpoints, asked, &say)?;
+            let manifest = take(&checkpoints, asked, line.dir.as_deref(), &say)?;
             print(line, &manifest, || show(&manifest))?;
         }
         Command::Restore(asked) => {
             let checkpoints = place()?;
-            let lock = checkpoints.lock()?;
             let at = checkpoints.at(&asked.name)?;
+            if asked.in_unit {
+                // Who has systemd start this may hold the lock.
+                in_unit(&at, &say)?;
+                return Ok(true);
+            }
+            let lock = checkpoints.lock()?;
             if asked.again {
                 again(&at)?;
             }
-            let restored = checkpoint::restore::restore(&at, &say)?;
+            let restored = match at.manifest()?.unit {
+                Some(id) if unit::is_systemd() => {
+                    unit::divert(&[(id.clone(), at.name.clone())], line.dir.as_deref())?;
+                    let restored = update::restore_unit(&at, &id)?;
+                    unit::give_back([id.as_str()])?;
+                    restored
+                }
+                _ => checkpoint::restore::restore(&at, None, &say)?,
+            };
             drop(lock);
             if asked.wait {
                 wait(&at, &say)?;
@@ -69,17 +82,21 @@ pub fn run(line: &Line) -> Result<bool> {
         }
         Command::Resume => {
             let checkpoints = place()?;
-            if !update::resume(&checkpoints, &say)? {
+            if !update::resume(&checkpoints, line.dir.as_deref(), &say)? {
                 say("no update waits to be resumed");
             }
         }
         Command::Hold => {
             let place = place()?;
-            if !update::hold(place.dir())? {
+            if !update::hold(&place, line.dir.as_deref())? {
                 say("no update waits to be resumed");
             }
         }
-        Command::Release => network::release()?,
+        Command::Release => {
+            network::release()?;
+            unit::give_back(unit::diverted().iter().map(String::as_str))?;
+        }
+        Command::Placeholder => unit::wait_for_the_end(),
         Command::Report => {
             let place = place()?;
             let update = Update::read(place.dir())?;
@@ -135,16 +152,19 @@ fn options(root: u32, treatment: &args::Treatment) -> Result<Vec<String>> {
 fn take(
     checkpoints: &Checkpoints,
     asked: &args::Checkpoint,
+    dir: Option<&Path>,
     say: &dyn Fn(&str),
 ) -> Result<Manifest> {
-    let root_pid = match (asked.pid, &asked.cgroup) {
-        (Some(pid), _) => pid,
-        (None, Some(cgroup)) => processes::root_of_cgroup(cgroup)?,
-        (None, None) => bail!("--pid or --cgroup"),
+    let unit = asked.unit.as_deref().map(unit::find).transpose()?;
+    let root_pid = match (asked.pid, &asked.cgroup, &unit) {
+        (Some(pid), ..) => pid,
+        (_, Some(cgroup), _) => processes::root_of_cgroup(cgroup)?,
+        (.., Some(unit)) => unit.main_pid,
+        _ => bail!("--pid, --cgroup or --unit"),
     };
     let request = Request {
         root_pid,
-        unit: None,
+        unit,
         memory: asked.memory,
         sealed: !asked.treatment.no_seal,
         left: if asked.leave_running {
@@ -155,7 +175,33 @@ fn take(
         rounds: asked.treatment.rounds,
         criu_options: options(root_pid, &asked.treatment)?,
     };
-    checkpoint::take(&checkpoints.at(&asked.name)?, &request, say)
+    let at = checkpoints.at(&asked.name)?;
+    let killed = request.unit.as_ref().filter(|_| !asked.leave_running);
+    let Some(id) = killed.map(|unit| unit.id.clone()) else {
+        return checkpoint::take(&at, &request, say);
+    };
+    // Systemd must not start it anew when it is gone.
+    unit::divert(&[(id.clone(), at.name.clone())], dir)?;
+    let taken = checkpoint::take(&at, &request, say);
+    if taken.is_err() {
+        unit::give_back([id.as_str()])?;
+    }
+    taken
+}
+
+/// In the place of a service's own commands, beside the placeholder that systemd takes for its main process.
+fn in_unit(at: &checkpoint::Checkpoint, say: &dyn Fn(&str)) -> Result<()> {
+    let placeholder = unit::placeholder()?;
+    let manifest = at.manifest()?;
+    let id = manifest
+        .unit
+        .context("this is no checkpoint of a service")?;
+    let within = namespaces::own(placeholder).then_some(placeholder);
+    checkpoint::restore::restore(at, within, say)?;
+    if let Some(path) = &manifest.pid_file {
+        unit::write_pid_file(path, manifest.root_pid)?;
+    }
+    unit::hand_over(&id, manifest.root_pid, placeholder)
 }
 
 /// A restore that was cut off is to be tried again.
@@ -220,9 +266,18 @@ fn wish(asked: &args::Update) -> Result<Wish> {
             unit: None,
         });
     }
+    for text in &asked.unit {
+        let (name, service) = named(text);
+        let unit = unit::find(&service)?;
+        members.push(Member {
+            name: name.unwrap_or_else(|| unit.id.clone()),
+            root_pid: unit.main_pid,
+            unit: Some(unit),
+        });
+    }
     ensure!(
         !members.is_empty(),
-        "nothing to carry over: name applications by --pid or --cgroup"
+        "nothing to carry over: name applications by --pid, --cgroup or --unit"
     );
     let mut criu_options: Vec<String> = Vec::new();
     for member in &members {
@@ -276,6 +331,9 @@ fn remove(checkpoints: &Checkpoints, asked: &args::Remove) -> Result<()> {
     }
     if asked.wipe {
         at.wipe()?;
+    }
+    if let Ok(Manifest { unit: Some(id), .. }) = at.manifest() {
+        unit::give_back([id.as_str()])?;
     }
     at.remove()
 }

@@ -28,15 +28,20 @@ pub struct Criu {
 }
 
 impl Criu {
-    /// A run of `criu WHAT`, its log in `log`.
+    /// A run of `criu WHAT`, its log in `log`. If it is to be in the namespaces of process `within` (mounts, host
+    /// name, IPC, network, control groups), it takes them for the system's, otherwise for a part of what it
+    /// checkpoints or restores.
     ///
     /// # Errors
     /// There is no place for the log.
-    pub fn new(what: &str, images: &Path, log: &Path) -> Result<Criu> {
+    pub fn new(what: &str, images: &Path, log: &Path, within: Option<u32>) -> Result<Criu> {
         if let Some(dir) = log.parent() {
             make(dir)?;
         }
-        let mut command = Command::new("criu");
+        let mut command = match within {
+            None => Command::new("criu"),
+            Some(pid) => inside(pid)?,
+        };
         command.arg(what).arg("--images-dir").arg(images);
         // What somebody set for other uses of CRIU is not meant for this one.
         command.arg("--no-default-config");
@@ -95,6 +100,72 @@ impl Criu {
             log: self.log,
         })
     }
+}
+
+/// CRIU in the namespaces of another process, but those of users and PIDs. Nothing there has to be executable for it, nor even visible, but /proc:
+/// it is run by way of our own root directory, by the loader that the kernel would have used.
+fn inside(pid: u32) -> Result<Command> {
+    let criu = find("criu")?;
+    // As ldd(1) does: the loader says what it would load, and from where.
+    let output = Command::new(&criu)
+        .env("LD_TRACE_LOADED_OBJECTS", "1")
+        .output()
+        .with_context(|| criu.display().to_string())?;
+    let said = String::from_utf8_lossy(&output.stdout);
+    let mut nsenter = Command::new("nsenter");
+    nsenter.args(["--target", &pid.to_string()]);
+    nsenter.args(["--mount", "--uts", "--ipc", "--net", "--cgroup", "--"]);
+    let Some((loader, libraries)) = loaded(&said) else {
+        // It needs none.
+        nsenter.arg(outside(&criu)?);
+        return Ok(nsenter);
+    };
+    let mut directories: Vec<String> = Vec::new();
+    for library in libraries {
+        let library = outside(Path::new(library))?;
+        let directory = library.parent().unwrap_or(&library).display().to_string();
+        if !directories.contains(&directory) {
+            directories.push(directory);
+        }
+    }
+    nsenter.arg(outside(Path::new(loader))?);
+    nsenter.args(["--library-path", &directories.join(":")]);
+    nsenter.arg(outside(&criu)?);
+    Ok(nsenter)
+}
+
+/// The loader, and the libraries.
+fn loaded(said: &str) -> Option<(&str, Vec<&str>)> {
+    let (mut loader, mut libraries) = (None, Vec::new());
+    for line in said.lines() {
+        let Some(start) = line.find('/') else {
+            // The vdso.
+            continue;
+        };
+        let file = line[start..].split(" (").next()?;
+        match line.contains(" => ") {
+            true => libraries.push(file),
+            false => loader = Some(file),
+        }
+    }
+    Some((loader?, libraries))
+}
+
+fn find(program: &str) -> Result<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let mut places = std::env::split_paths(&path).map(|dir| dir.join(program));
+    let found = places.find(|place| place.is_file());
+    found.with_context(|| format!("{program} is not installed"))
+}
+
+/// A file of ours by a name that is good in other mount namespaces too, whatever is mounted there.
+///
+/// # Errors
+/// There is no such file.
+pub fn outside(path: &Path) -> Result<PathBuf> {
+    let path = fs::canonicalize(path).with_context(|| path.display().to_string())?;
+    let root = PathBuf::from(format!("/proc/{}/root", std::process::id()));
+    Ok(root.join(path.strip_prefix("/").unwrap_or(&path)))
 }
 
 /// A run that has begun.
@@ -186,4 +257,22 @@ fn has_feature(feature: &str) -> bool {
 pub fn dump_stats(dir: &Path) -> Result<pb::DumpStatsEntry> {
     let stats: pb::StatsEntry = Images::new(dir).read_one("stats-dump", magic::STATS)?;
     stats.dump.context("stats-dump: not of a dump")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_loader_says() {
+        let said = "\tlinux-vdso.so.1 (0x00007ffd2a5f2000)\n\
+                    \tlibnet.so.9 => /lib/x86_64-linux-gnu/libnet.so.9 (0x00007f4f0b400000)\n\
+                    \t/lib64/ld-linux-x86-64.so.2 (0x00007f4f0b6cd000)\n";
+        let expected = (
+            "/lib64/ld-linux-x86-64.so.2",
+            vec!["/lib/x86_64-linux-gnu/libnet.so.9"],
+        );
+        assert_eq!(loaded(said), Some(expected));
+        assert_eq!(loaded("\tstatically linked\n"), None);
+    }
 }

@@ -4,6 +4,7 @@
 //! nothing, the processes go on.
 
 use crate::checkpoint::MANIFEST;
+use crate::criu::outside;
 use anyhow::{ensure, Context, Result};
 use std::env;
 use std::ffi::OsString;
@@ -24,7 +25,6 @@ const YES: u8 = b'y';
 /// Waits for the question.
 pub struct Hook {
     listener: UnixListener,
-    dir: PathBuf,
 }
 
 impl Hook {
@@ -38,19 +38,16 @@ impl Hook {
         let listener = UnixListener::bind(short(&File::open(dir)?));
         let listener = listener.with_context(|| path.display().to_string())?;
         listener.set_nonblocking(true)?;
-        Ok(Hook {
-            listener,
-            dir: dir.to_owned(),
-        })
+        Ok(Hook { listener })
     }
 
-    /// What CRIU has to be told: the script, and a variable for it.
+    /// What CRIU has to be told: the script, and a variable for it. `dir` is what it knows the directory by.
     ///
     /// # Errors
     /// The path of this program is not known.
-    pub fn told(&self) -> Result<(PathBuf, (&'static str, OsString))> {
-        let script = env::current_exe().context("the path of this program")?;
-        Ok((script, (PLACE, self.dir.clone().into())))
+    pub fn told(&self, dir: &Path) -> Result<(PathBuf, (&'static str, OsString))> {
+        let script = outside(&env::current_exe().context("the path of this program")?)?;
+        Ok((script, (PLACE, dir.into())))
     }
 
     /// Waits until CRIU asks, as long as `alive`. Then the answer is given by dropping or saying yes.

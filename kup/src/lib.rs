@@ -8,11 +8,15 @@
 pub mod checkpoint;
 pub mod criu;
 pub mod foam;
+pub mod foreign;
 pub mod hook;
 pub mod images;
 pub mod kexec;
+pub mod namespaces;
 pub mod network;
 pub mod place;
 pub mod processes;
+pub mod sockets;
 pub mod system;
+pub mod unit;
 pub mod update;

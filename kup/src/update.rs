@@ -2,18 +2,25 @@
 //! The update: everything that can be done while the applications run, then stop, switch, restore. What
 //! was done is in `update.json` beside the checkpoints, so that the next kernel knows.
 
-use crate::checkpoint::{self, Checkpoints, Complete, Left, Memory, Request, State};
+use crate::checkpoint::restore::Restored;
+use crate::checkpoint::{
+    self, Checkpoint, Checkpoints, Complete, Left, Manifest, Memory, Request, State,
+};
 use crate::kexec::{self, Next};
 use crate::network::{self, Ports};
-use crate::system;
+use crate::unit::Unit;
+use crate::{system, unit};
 use anyhow::{anyhow, bail, ensure, Context, Result};
 use serde::{Deserialize, Serialize};
 use std::fs::{self, File};
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 const NAME: &str = "update.json";
+
+/// Applications have PIDs above this, and the processes that every system begins with lie below it.
+const FIRST_PID: u32 = 100_000;
 
 /// What happened, and when.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -69,7 +76,7 @@ pub struct Update {
 pub struct Member {
     pub name: String,
     pub root_pid: u32,
-    pub unit: Option<String>,
+    pub unit: Option<Unit>,
 }
 
 /// What `kup update` is asked for.
@@ -112,6 +119,26 @@ impl Update {
             Ok(fs::rename(&new, &path)?)
         };
         write().with_context(|| path.display().to_string())
+    }
+
+    fn hold(&self, checkpoints: &Checkpoints, given: Option<&Path>) -> Result<()> {
+        network::hold(&self.ports)?;
+        keep_pids(self.last_pid.max(FIRST_PID))?;
+        unit::divert(&self.units(checkpoints)?, given)
+    }
+
+    /// The services among the members that are not restored yet, each with its checkpoint.
+    fn units(&self, checkpoints: &Checkpoints) -> Result<Vec<(String, String)>> {
+        let mut units = Vec::new();
+        for name in &self.members {
+            let Ok(manifest) = checkpoints.at(name)?.manifest() else {
+                continue;
+            };
+            if let (Some(id), State::Ready) = (manifest.unit, manifest.state) {
+                units.push((id, name.clone()));
+            }
+        }
+        Ok(units)
     }
 
     /// Did it come to the switch, and is not resumed yet?
@@ -349,25 +376,34 @@ fn clear(checkpoints: &Checkpoints, update: &mut Update, say: &dyn Fn(&str)) -> 
 ///
 /// # Errors
 /// What was in the way.
-pub fn hold(dir: &Path) -> Result<bool> {
-    let Some(update) = Update::read(dir)? else {
+pub fn hold(checkpoints: &Checkpoints, given: Option<&Path>) -> Result<bool> {
+    let waiting = Update::read(checkpoints.dir())?;
+    // Under the kernel that an update began in the applications run, and want their packets.
+    let boot_id = system::boot_id()?;
+    let Some(update) = waiting.filter(|update| update.waits() && update.boot_id != boot_id) else {
+        keep_pids(FIRST_PID)?;
         return Ok(false);
     };
-    // Under the kernel that an update began in the applications run, and want their packets.
-    if !update.waits() || update.boot_id == system::boot_id()? {
-        return Ok(false);
-    }
-    network::hold(&update.ports)?;
-    keep_pids(update.last_pid)?;
+    update.hold(checkpoints, given)?;
     Ok(true)
 }
 
 /// The next processes get PIDs above `last`.
 fn keep_pids(last: u32) -> Result<()> {
-    const PATH: &str = "/proc/sys/kernel/ns_last_pid";
-    let now: u32 = fs::read_to_string(PATH).context(PATH)?.trim().parse()?;
-    if now < last {
-        fs::write(PATH, last.to_string()).context(PATH)?;
+    const LAST: &str = "/proc/sys/kernel/ns_last_pid";
+    const MAX: &str = "/proc/sys/kernel/pid_max";
+    // PID_MAX_LIMIT of linux/threads.h.
+    const LARGEST: u32 = 4 << 20;
+    let number = |path| -> Result<u32> {
+        let text = fs::read_to_string(path).context(path)?;
+        text.trim().parse().context(path)
+    };
+    if number(MAX)? / 2 < last {
+        // As systemd has it, which may not have come to that yet.
+        fs::write(MAX, LARGEST.to_string()).context(MAX)?;
+    }
+    if number(LAST)? < last {
+        fs::write(LAST, last.to_string()).context(LAST)?;
     }
     Ok(())
 }
@@ -376,7 +412,7 @@ fn keep_pids(last: u32) -> Result<()> {
 ///
 /// # Errors
 /// An application could not be restored; its checkpoint is still there.
-pub fn resume(checkpoints: &Checkpoints, say: &dyn Fn(&str)) -> Result<bool> {
+pub fn resume(checkpoints: &Checkpoints, given: Option<&Path>, say: &dyn Fn(&str)) -> Result<bool> {
     let dir = checkpoints.dir();
     let Some(mut update) = Update::read(dir)? else {
         return Ok(false);
@@ -394,16 +430,19 @@ pub fn resume(checkpoints: &Checkpoints, say: &dyn Fn(&str)) -> Result<bool> {
         say("the last update was cut off before it came to the switch; its applications ended with that kernel");
         return Ok(false);
     }
-    hold(dir)?;
+    update.hold(checkpoints, given)?;
     update.say(dir, Step::Resuming, "")?;
     let mut failed = Vec::new();
     for name in update.members.clone() {
         let at = checkpoints.at(&name)?;
-        let state = at.manifest().map(|manifest| manifest.state);
-        if let Ok(State::Draining | State::Restored) = state {
-            continue;
-        }
-        if let Err(e) = checkpoint::restore::restore(&at, say) {
+        let restored = match at.manifest() {
+            // It may be about to: systemd starts units when it sees fit.
+            Ok(Manifest { unit: Some(id), .. }) if unit::is_systemd() => restore_unit(&at, &id),
+            Ok(manifest) if matches!(manifest.state, State::Draining | State::Restored) => continue,
+            Ok(_) => checkpoint::restore::restore(&at, None, say),
+            Err(e) => Err(e),
+        };
+        if let Err(e) = restored {
             failed.push(format!("{name}: {e:#}"));
         }
     }
@@ -422,8 +461,29 @@ pub fn resume(checkpoints: &Checkpoints, say: &dyn Fn(&str)) -> Result<bool> {
         );
     }
     network::release()?;
+    unit::give_back(unit::diverted().iter().map(String::as_str))?;
     update.say(dir, Step::Running, "")?;
     Ok(true)
+}
+
+/// Has systemd restore a service that is diverted.
+///
+/// # Errors
+/// It could not; the checkpoint is still there.
+pub fn restore_unit(at: &Checkpoint, id: &str) -> Result<Restored> {
+    let start = Instant::now();
+    unit::start(id)?;
+    let manifest = at.manifest()?;
+    ensure!(
+        matches!(manifest.state, State::Draining | State::Restored),
+        "{id} was started, but not from its checkpoint: another drop-in may have commands of its own \
+         (`systemctl cat {id}`)"
+    );
+    Ok(Restored {
+        name: at.name.clone(),
+        seconds: start.elapsed().as_secs_f64(),
+        lazy_bytes: manifest.lazy_bytes,
+    })
 }
 
 /// A directory of checkpoints, and the update in it.

@@ -12,6 +12,7 @@ mod kexec_keeps_region;
 mod kup_faults;
 mod kup_memory;
 mod kup_restore;
+mod kup_units;
 mod lab_notices;
 mod misuse;
 mod module;
@@ -54,6 +55,11 @@ pub const SCENARIOS: &[Scenario] = &[
         name: "lab_notices",
         about: "a guest that panics or hangs is an error at once, with its last words",
         run: lab_notices::run,
+    },
+    Scenario {
+        name: "kup_units",
+        about: "services of systemd come back as those services: status, control group, mounts, restart",
+        run: kup_units::run,
     },
     Scenario {
         name: "kup_memory",

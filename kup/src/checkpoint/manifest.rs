@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0 OR GPL-2.0
 //! What a checkpoint is, and how far it got: `manifest.json`, replaced as a whole.
 
+use crate::foreign::Foreign;
+use crate::sockets::Cut;
 use anyhow::{bail, ensure, Context, Result};
 use serde::{Deserialize, Serialize};
 use std::fs::{self, File};
 use std::io::{Read, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Of the manifest and of all that lies beside it.
 pub const VERSION: u32 = 1;
@@ -84,6 +86,9 @@ pub struct Manifest {
     pub left: Left,
     /// The service manager's unit that the processes belong to.
     pub unit: Option<String>,
+    /// Where the unit's main PID is written.
+    #[serde(default)]
+    pub pid_file: Option<PathBuf>,
     /// Seconds since 1970.
     pub created: u64,
     pub kernel: String,
@@ -93,6 +98,12 @@ pub struct Manifest {
     pub root_pid: u32,
     pub processes: Vec<Process>,
     pub rounds: Vec<Round>,
+    /// Connections to processes that stayed behind.
+    #[serde(default)]
+    pub cut: Vec<Cut>,
+    /// What a service has open from outside of its mounts.
+    #[serde(default)]
+    pub foreign: Vec<Foreign>,
     /// Bytes that are restored on demand, and before the processes run.
     pub lazy_bytes: u64,
     pub eager_bytes: u64,

@@ -8,6 +8,7 @@ use crate::foam::restore::Listener;
 use crate::images::Images;
 use crate::{processes, system};
 use anyhow::{bail, ensure, Context, Result};
+use std::fs::File;
 use std::io::{BufRead, BufReader};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, ChildStdin, Command, Stdio};
@@ -24,11 +25,11 @@ pub struct Restored {
 }
 
 /// Restores a checkpoint. When this returns the processes run; memory that is restored on demand goes on
-/// coming from a process in the background.
+/// coming from a process in the background. They see the files that process `within` sees.
 ///
 /// # Errors
 /// Something is in the way of it; nothing runs, and it can be tried again.
-pub fn restore(at: &Checkpoint, say: &dyn Fn(&str)) -> Result<Restored> {
+pub fn restore(at: &Checkpoint, within: Option<u32>, say: &dyn Fn(&str)) -> Result<Restored> {
     let start = Instant::now();
     let mut manifest = at.manifest()?;
     may_restore(at, &manifest)?;
@@ -47,7 +48,7 @@ pub fn restore(at: &Checkpoint, say: &dyn Fn(&str)) -> Result<Restored> {
     make(&at.work())?;
     manifest.state = State::Restoring;
     manifest.write(&at.dir)?;
-    match run(at, &manifest) {
+    match run(at, &manifest, within) {
         Ok(drain) => {
             manifest.state = match drain {
                 Some(_) => State::Draining,
@@ -106,23 +107,24 @@ fn may_restore(at: &Checkpoint, manifest: &Manifest) -> Result<()> {
 }
 
 /// Runs CRIU. Returns the end of a pipe for which the drain waits, if there is a drain.
-fn run(at: &Checkpoint, manifest: &Manifest) -> Result<Option<ChildStdin>> {
-    let log = at.log().join("restore.log");
-    let criu = Criu::new("restore", &at.images(), &log)?
+fn run(at: &Checkpoint, manifest: &Manifest, within: Option<u32>) -> Result<Option<ChildStdin>> {
+    let dir = File::open(&at.dir)?;
+    let seen = match within {
+        Some(_) => at.through(&dir),
+        None => at.clone(),
+    };
+    let log = seen.log().join("restore.log");
+    let criu = Criu::new("restore", &seen.images(), &log, within)?
         .arg("--work-dir")
-        .arg(at.work())
+        .arg(seen.work())
         .arg("--restore-detached")
         .args(&manifest.criu_options);
     if manifest.memory == Memory::Images {
-        criu.start()?.finish()?;
+        replace(criu, manifest)?;
         return Ok(None);
     }
     let (mut drain, stdin) = start_drain(at)?;
-    let finished = criu
-        .arg("--lazy-pages")
-        .start()
-        .and_then(|run| run.finish());
-    if let Err(e) = finished {
+    if let Err(e) = replace(criu.arg("--lazy-pages"), manifest) {
         drop(stdin);
         // It ends when it loses its connection, if it came to one.
         let _ = Listener::abandon(&at.work());
@@ -131,6 +133,29 @@ fn run(at: &Checkpoint, manifest: &Manifest) -> Result<Option<ChildStdin>> {
     }
     // It becomes init's child when we end.
     Ok(Some(stdin))
+}
+
+/// Runs CRIU, with something in the place of each connection that was cut, and of each file
+/// that was open from elsewhere.
+fn replace(mut criu: Criu, manifest: &Manifest) -> Result<()> {
+    let command = manifest.processes.first().map_or("", |root| &root.command);
+    let program = command.split(' ').next().unwrap_or_default();
+    let identifier = program.rsplit('/').next().unwrap_or_default();
+    let unit = manifest.unit.as_deref().unwrap_or_default();
+    let mut inherited = Vec::new();
+    for cut in &manifest.cut {
+        let fd = cut.replacement(identifier, unit)?;
+        criu = criu.arg("--inherit-fd").arg(cut.replaced_by(&fd));
+        inherited.push(fd);
+    }
+    for file in &manifest.foreign {
+        let fd = file.replacement()?;
+        criu = criu.arg("--inherit-fd").arg(file.replaced_by(&fd));
+        inherited.push(fd);
+    }
+    let running = criu.start()?;
+    drop(inherited);
+    running.finish()
 }
 
 /// Waits for the drain of a restore that failed. If CRIU was killed, tasks that are half made keep its connection
@@ -149,7 +174,7 @@ fn end(drain: &mut Child) {
 /// Starts the process that gives memory on demand, and waits until CRIU can reach it.
 fn start_drain(at: &Checkpoint) -> Result<(Child, ChildStdin)> {
     let log = at.log().join("drain.log");
-    let log = std::fs::File::create(&log).with_context(|| log.display().to_string())?;
+    let log = File::create(&log).with_context(|| log.display().to_string())?;
     let mut command = Command::new("/proc/self/exe");
     // systemd spares processes with such a name when it changes the root or shuts down.
     command.arg0("@kup").arg("drain").arg(&at.dir);

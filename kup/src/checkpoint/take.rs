@@ -10,7 +10,8 @@ use crate::foam::server::{self, Round};
 use crate::foam::store::{self, Store};
 use crate::hook::{Asked, Hook};
 use crate::images::Images;
-use crate::{processes, system};
+use crate::unit::Unit;
+use crate::{foreign, namespaces, processes, sockets, system};
 use anyhow::{bail, ensure, Context, Result};
 use nix::sys::socket::{socketpair, AddressFamily, SockFlag, SockType};
 use std::fs::{self, File};
@@ -23,7 +24,7 @@ use std::time::Instant;
 #[derive(Clone, Debug)]
 pub struct Request {
     pub root_pid: u32,
-    pub unit: Option<String>,
+    pub unit: Option<Unit>,
     pub memory: Memory,
     pub sealed: bool,
     pub left: Left,
@@ -117,6 +118,8 @@ pub struct Taking {
     manifest: Manifest,
     /// What the last round left.
     before: Round,
+    /// The processes' own view of the file system, if they have one: the place is open, as it may be hidden there.
+    within: Option<(u32, File)>,
     kept: bool,
 }
 
@@ -158,6 +161,13 @@ impl Taking {
                 );
             }
         }
+        if let Some(Unit { id, .. }) = &request.unit {
+            ensure!(
+                !namespaces::own_users(request.root_pid),
+                "{id} has a user namespace of its own (PrivateUsers=), into which CRIU cannot restore it: \
+                 `systemctl edit {id}`, PrivateUsers=no below [Service], and restart it before the first update"
+            );
+        }
         room(&at, &processes)?;
         let manifest = Manifest {
             version: VERSION,
@@ -166,7 +176,8 @@ impl Taking {
             memory: request.memory,
             sealed: request.sealed,
             left: request.left,
-            unit: request.unit.clone(),
+            unit: request.unit.as_ref().map(|unit| unit.id.clone()),
+            pid_file: request.unit.as_ref().and_then(|unit| unit.pid_file.clone()),
             created: system::now(),
             kernel: system::release(),
             boot_id: system::boot_id()?,
@@ -174,6 +185,8 @@ impl Taking {
             root_pid: request.root_pid,
             processes,
             rounds: Vec::new(),
+            cut: Vec::new(),
+            foreign: Vec::new(),
             lazy_bytes: 0,
             eager_bytes: 0,
             criu_options: request.criu_options.clone(),
@@ -184,6 +197,11 @@ impl Taking {
             make(&dir)?;
         }
         manifest.write(&at.dir)?;
+        // Systemd makes a service's namespaces again. Who else has some of their own, CRIU brings them back.
+        let within = match request.unit.is_some() && namespaces::own(request.root_pid) {
+            true => Some((request.root_pid, File::open(&at.dir)?)),
+            false => None,
+        };
         let reserve = File::create(at.reserve()).context("the reserve")?;
         store::room(&reserve, RESERVE).context("the reserve")?;
         Ok(Taking {
@@ -192,6 +210,7 @@ impl Taking {
             request,
             manifest,
             before: Round::new(),
+            within,
             kept: false,
         })
     }
@@ -353,14 +372,29 @@ impl Taking {
         hook: Option<&Hook>,
     ) -> Result<Running> {
         let log = self.at.log().join(format!("{what}-{number}.log"));
-        let mut criu = Criu::new(what, images, &log)?
+        let within = self.within.as_ref().map(|(pid, _)| *pid);
+        let mut criu = Criu::new(what, &self.seen(images)?, &self.seen(&log)?, within)?
             .args(["--tree", &self.request.root_pid.to_string()])
             .args(&self.manifest.criu_options);
         if what == "dump" && self.request.left == Left::Running {
             criu = criu.arg("--leave-running");
         }
+        if what == "dump" {
+            let tree = processes::tree(self.request.root_pid)?;
+            let pids: Vec<u32> = tree.iter().map(|process| process.pid).collect();
+            self.manifest.cut = sockets::cut(&pids)?;
+            for cut in &self.manifest.cut {
+                criu = criu.arg("--external").arg(cut.left_out());
+            }
+            if within.is_some() {
+                self.manifest.foreign = foreign::of(&pids)?;
+            }
+            for file in &self.manifest.foreign {
+                criu = criu.arg("--external").arg(file.left_out());
+            }
+        }
         if let Some(hook) = hook {
-            let (script, (name, value)) = hook.told()?;
+            let (script, (name, value)) = hook.told(&self.seen(&self.at.work())?)?;
             criu = criu.arg("--action-script").arg(script).env(name, value);
         }
         let running = if self.request.memory == Memory::Foam {
@@ -381,6 +415,17 @@ impl Taking {
             frozen_seconds: 0.0,
         });
         Ok(running)
+    }
+
+    /// A path of the checkpoint, as CRIU sees it.
+    fn seen(&self, path: &Path) -> Result<PathBuf> {
+        let Some((_, dir)) = &self.within else {
+            return Ok(path.to_owned());
+        };
+        let rest = path
+            .strip_prefix(&self.at.dir)
+            .context("outside of the checkpoint")?;
+        Ok(self.at.through(dir).dir.join(rest))
     }
 
     /// Takes over what CRIU tells of the round behind it.

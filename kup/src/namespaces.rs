@@ -1,0 +1,25 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0 OR GPL-2.0
+//! Does a process live in namespaces (namespaces(7)) that are not ours?
+
+use std::fs;
+
+/// Those that systemd makes for a service by its settings: mounts (PrivateTmp=, ProtectSystem= and many more), host
+/// name, IPC, network and control groups. They are what `nsenter` takes CRIU into.
+const MADE_BY_SYSTEMD: [&str; 5] = ["mnt", "uts", "ipc", "net", "cgroup"];
+
+/// Has it any that systemd makes?
+#[must_use]
+pub fn own(pid: u32) -> bool {
+    MADE_BY_SYSTEMD.iter().any(|kind| differs(pid, kind))
+}
+
+/// Has it users of its own (PrivateUsers=)?
+#[must_use]
+pub fn own_users(pid: u32) -> bool {
+    differs(pid, "user")
+}
+
+fn differs(pid: u32, kind: &str) -> bool {
+    let of = |process: &str| fs::read_link(format!("/proc/{process}/ns/{kind}")).ok();
+    of(&pid.to_string()) != of("self")
+}
