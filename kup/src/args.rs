@@ -13,10 +13,14 @@ A first update, on a machine with memmap=4G$0x100000000 on its kernel's command 
     kup check                                what is missing, and what to do about it
     kup update --kernel /boot/vmlinuz-NEW --initrd /boot/initrd.img-NEW --pid PID
 
-and in the new kernel, as early as possible (in its initramfs, or a unit before the network):
+and in the new kernel, as early as possible:
 
     mount -t rpramfs label=state /mnt/state
-    kup resume
+    kup hold                                 before the network is up
+    kup resume                               when it is
+
+With systemd, the mount in /etc/fstab and `systemctl enable kup-hold kup-resume` do this; give services
+by --unit instead of --pid, and they come back as those services.
 
 The applications stand still from the end of the copying to the end of the resume; their memory comes
 on demand behind that. Whatever fails before the new kernel starts, they go on where they stood.
@@ -48,7 +52,14 @@ pub struct Line {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Is this machine ready? Each point with what to do about it
-    Check,
+    Check {
+        /// Also for an update into this kernel
+        #[arg(long, value_name = "IMAGE")]
+        kernel: Option<PathBuf>,
+        /// Also for this service of systemd
+        #[arg(long, value_name = "SERVICE")]
+        unit: Vec<String>,
+    },
     /// Take a checkpoint of an application
     Checkpoint(Checkpoint),
     /// Restore a checkpoint; the processes run when this returns
@@ -71,7 +82,14 @@ pub enum Command {
     /// Give up a resume that failed: let packets through, and services start anew
     Release,
     /// Show what the last update did, and when
-    Report,
+    Report {
+        /// Draw it into this file (SVG)
+        #[arg(long, value_name = "FILE")]
+        svg: Option<PathBuf>,
+        /// What a client saw meanwhile, to be drawn too: lines of seconds since 1970 and answers per second
+        #[arg(long, value_name = "FILE", requires = "svg")]
+        throughput: Option<PathBuf>,
+    },
     /// Wait in the place of a service until it is restored; started by systemd
     #[command(hide = true)]
     Placeholder,

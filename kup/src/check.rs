@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0 OR GPL-2.0
 //! `kup check`: is this machine ready?
 
-use kup::{criu, kexec, place};
+use kup::{criu, kexec, namespaces, place, unit};
 use serde::Serialize;
 use std::fs;
 use std::path::Path;
@@ -29,8 +29,8 @@ pub struct Point {
 /// What was found, or what is wrong and what to do about it.
 type Finding = Result<String, (Verdict, String, String)>;
 
-pub fn all(dir: Option<&Path>) -> Vec<Point> {
-    let points: [(&'static str, Finding); 8] = [
+pub fn all(dir: Option<&Path>, next: Option<&Path>, services: &[String]) -> Vec<Point> {
+    let mut points: Vec<(&'static str, Finding)> = vec![
         ("reserved memory", reserved()),
         ("region", region(dir)),
         ("criu", criu_version()),
@@ -43,6 +43,13 @@ pub fn all(dir: Option<&Path>) -> Vec<Point> {
         ("network lock", nft()),
         ("pids", pids()),
     ];
+    if unit::is_systemd() {
+        points.push(("at boot", at_boot()));
+    }
+    if let Some(image) = next {
+        points.push(("next kernel", next_kernel(image)));
+    }
+    points.extend(services.iter().map(|name| ("service", service(name))));
     points
         .into_iter()
         .map(|(name, finding)| match finding {
@@ -221,4 +228,73 @@ fn pids() -> Finding {
         );
     }
     Ok(found)
+}
+
+/// The units that hold and resume.
+fn at_boot() -> Finding {
+    const UNITS: [&str; 2] = ["kup-hold.service", "kup-resume.service"];
+    let enabled = |unit: &&str| {
+        let mut systemctl = Command::new("systemctl");
+        systemctl.args(["is-enabled", "--quiet", unit]);
+        systemctl.status().is_ok_and(|status| status.success())
+    };
+    if UNITS.iter().all(enabled) {
+        return Ok(UNITS.join(", "));
+    }
+    warning(
+        "kup-hold and kup-resume are not enabled",
+        "in the next kernel you resume by hand: `systemctl enable kup-hold kup-resume` has it done at boot",
+    )
+}
+
+/// Has it the module, if it is installed as kernels are?
+fn next_kernel(image: &Path) -> Finding {
+    let release = match kexec::release(image) {
+        Ok(release) => release,
+        Err(e) => {
+            return missing(
+                format!("{e:#}"),
+                "give the image of a kernel, such as /boot/vmlinuz-...",
+            )
+        }
+    };
+    let modules = Path::new("/lib/modules").join(&release);
+    let list = fs::read_to_string(modules.join("modules.dep")).unwrap_or_default();
+    let has = |line: &str| {
+        let name = line.split(':').next().unwrap_or_default();
+        name.rsplit('/')
+            .next()
+            .is_some_and(|file| file.starts_with("rpramfs.ko"))
+    };
+    if list.lines().any(has) {
+        return Ok(format!("{release}, with the module"));
+    }
+    warning(
+        format!("{release}, without the module in {}", modules.display()),
+        "FUSE will serve the region there, if its initramfs or root has it; `dkms autoinstall -k RELEASE` builds \
+         the module, if that is how you have it",
+    )
+}
+
+/// Can it be carried along?
+fn service(name: &str) -> Finding {
+    let unit = match unit::find(name) {
+        Ok(unit) => unit,
+        Err(e) => {
+            return missing(
+                format!("{e:#}"),
+                "start it, or carry its processes by --pid",
+            )
+        }
+    };
+    if namespaces::own_users(unit.main_pid) {
+        return missing(
+            format!("{} has users of its own", unit.id),
+            format!(
+                "`systemctl edit {}`: [Service], PrivateUsers=no; restart it",
+                unit.id
+            ),
+        );
+    }
+    Ok(format!("{}, main process {}", unit.id, unit.main_pid))
 }

@@ -7,7 +7,7 @@ use anyhow::{bail, ensure, Context, Result};
 use kup::checkpoint::{self, Checkpoints, Left, Manifest, Request, State};
 use kup::kexec::{self, Next};
 use kup::update::{self, Member, Update, Wish};
-use kup::{criu, namespaces, network, place, processes, system, unit};
+use kup::{criu, namespaces, network, place, processes, system, timeline, unit};
 use serde::Serialize;
 use serde_json::{json, Value};
 use std::io::Write;
@@ -24,8 +24,8 @@ pub fn run(line: &Line) -> Result<bool> {
     };
     let place = || place::find(line.dir.as_deref()).map(|dir| Checkpoints::new(&dir));
     match &line.command {
-        Command::Check => {
-            let points = check::all(line.dir.as_deref());
+        Command::Check { kernel, unit } => {
+            let points = check::all(line.dir.as_deref(), kernel.as_deref(), unit);
             let good = points
                 .iter()
                 .all(|point| point.verdict != check::Verdict::Missing);
@@ -97,7 +97,7 @@ pub fn run(line: &Line) -> Result<bool> {
             unit::give_back(unit::diverted().iter().map(String::as_str))?;
         }
         Command::Placeholder => unit::wait_for_the_end(),
-        Command::Report => {
+        Command::Report { svg, throughput } => {
             let place = place()?;
             let update = Update::read(place.dir())?;
             let update = update.with_context(|| {
@@ -106,6 +106,9 @@ pub fn run(line: &Line) -> Result<bool> {
                     update::path(place.dir()).display()
                 )
             })?;
+            if let Some(path) = svg {
+                draw(&place, &update, path, throughput.as_deref())?;
+            }
             print(line, &update, || report(&update))?;
         }
         Command::Drain { dir } => {
@@ -409,6 +412,28 @@ fn show(m: &Manifest) -> String {
         text += &format!("  {:7} {}\n", process.pid, process.command);
     }
     text
+}
+
+fn draw(
+    checkpoints: &Checkpoints,
+    update: &Update,
+    path: &Path,
+    throughput: Option<&Path>,
+) -> Result<()> {
+    let mut members = Vec::new();
+    for name in &update.members {
+        // One that was removed meanwhile is not drawn.
+        members.extend(checkpoints.at(name)?.manifest());
+    }
+    let rates = match throughput {
+        None => Vec::new(),
+        Some(file) => {
+            let text = std::fs::read_to_string(file).with_context(|| file.display().to_string())?;
+            timeline::throughput(&text)
+        }
+    };
+    let drawn = timeline::draw(update, &members, &rates)?;
+    std::fs::write(path, drawn).with_context(|| path.display().to_string())
 }
 
 fn report(update: &Update) -> String {

@@ -18,5 +18,6 @@ pub mod place;
 pub mod processes;
 pub mod sockets;
 pub mod system;
+pub mod timeline;
 pub mod unit;
 pub mod update;

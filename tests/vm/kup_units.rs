@@ -59,7 +59,54 @@ pub fn run(lab: &Lab) -> Result<()> {
     let now = self::pids(&guest)?;
     ensure!(now == pids, "other processes: {now}");
     counter.finish()?;
+    are_services(&guest)?;
+    by_hand(&guest, host)?;
     guest.check()
+}
+
+/// What an operator does with a service works as ever; what it says is in the journal.
+fn are_services(guest: &Guest) -> Result<()> {
+    // Redis says this to its standard output, which systemd had connected to the old kernel's journal.
+    guest.run(
+        "redis-cli config set loglevel debug >/dev/null
+         for i in $(seq 100); do \
+            journalctl -b -u redis-server | grep -q 'clients connected' && break; sleep 0.2; \
+         done
+         journalctl -b -u redis-server | grep 'clients connected'",
+    )?;
+    guest.run(
+        "pid=$(cat /run/nginx.pid); [ $pid = $(systemctl show -P MainPID nginx) ] || exit 1
+         workers=$(pgrep -P $pid); systemctl reload nginx
+         for i in $(seq 100); do [ \"$(pgrep -P $pid)\" != \"$workers\" ] && exit; sleep 0.1; done; exit 1",
+    )?;
+    // A service whose main process is killed is started anew, and has forgotten what it held.
+    guest.run(
+        "old=$(systemctl show -P MainPID memcached); kill -9 $old; systemctl restart memcached
+         new=$(systemctl show -P MainPID memcached); [ $new != $old ] && [ $new -gt 0 ] && \
+         [ $(cat /proc/$new/comm) = memcached ] && [ -z \"$(ls /run/systemd/system | grep memcached)\" ]",
+    )?;
+    Ok(())
+}
+
+/// `kup checkpoint --unit` ends a service; to start it again is to restore it.
+fn by_hand(guest: &Guest, host: Ipv4Addr) -> Result<()> {
+    let before = items(host)?;
+    let said = guest
+        .command(
+            "pid=$(systemctl show -P MainPID redis-server)
+             kup checkpoint held --unit redis-server 2>&1 || exit 1
+             for i in $(seq 50); do systemctl is-active -q redis-server || break; sleep 0.1; done
+             ! systemctl is-active redis-server || exit 1
+             kup restore --wait held 2>&1 || { journalctl -b -u redis-server | tail -n 20; exit 1; }
+             [ $(systemctl show -P MainPID redis-server) = $pid ] && systemctl is-active redis-server",
+        )
+        .timeout(120)
+        .run()?;
+    println!("{said}");
+    ensure!(items(host)? == before, "the keys differ");
+    let failed = guest.run("systemctl --failed --no-legend")?;
+    ensure!(failed.is_empty(), "{failed}");
+    Ok(())
 }
 
 fn boot(lab: &Lab, kernel: &str) -> Result<Boot> {
@@ -93,7 +140,7 @@ fn set_up(guest: &Guest, host: Ipv4Addr) -> Result<()> {
     guest.run(format!(
         "mkfs.rpramfs -q -L state '{}'
          echo 'label=state {MOUNT} rpramfs defaults 0 0' >> /etc/fstab
-         sed -i 's/^bind .*/bind 0.0.0.0/; s/^protected-mode yes/protected-mode no/; s/^# save \"\"/save \"\"/' /etc/redis/redis.conf
+         sed -i 's/^bind .*/bind 0.0.0.0/; s/^protected-mode yes/protected-mode no/; s/^# save \"\"/save \"\"/; s/^logfile .*/logfile \"\"/' /etc/redis/redis.conf
          sed -i 's/^-l .*/-l 0.0.0.0/' /etc/memcached.conf
          mkdir -p /etc/systemd/system/redis-server.service.d
          printf '[Service]\nPrivateUsers=no\n' > /etc/systemd/system/redis-server.service.d/kup.conf
