@@ -3,6 +3,7 @@
 
 use crate::checkpoint::make;
 use crate::images::{magic, pb, Images};
+use crate::namespaces;
 use anyhow::{bail, ensure, Context, Result};
 use std::ffi::OsStr;
 use std::fs;
@@ -42,11 +43,12 @@ impl Criu {
             None => Command::new("criu"),
             Some(pid) => inside(pid)?,
         };
-        command.arg(what).arg("--images-dir").arg(images);
+        command.arg(what);
+        command.arg("--images-dir").arg(seen(images, within));
         // What somebody set for other uses of CRIU is not meant for this one.
         command.arg("--no-default-config");
         // Its log is in its work directory unless it has a whole path.
-        command.arg("--log-file").arg(log).arg("-v2");
+        command.arg("--log-file").arg(seen(log, within)).arg("-v2");
         command.stdin(Stdio::null());
         Ok(Criu {
             command,
@@ -103,8 +105,12 @@ impl Criu {
 }
 
 /// CRIU in the namespaces of another process, but those of users and PIDs. Nothing there has to be executable for it, nor even visible, but /proc:
-/// it is run by way of our own root directory, by the loader that the kernel would have used.
+/// it is run by way of the root directory of init, by the loader that the kernel would have used.
 fn inside(pid: u32) -> Result<Command> {
+    ensure!(
+        !namespaces::own_mounts(1),
+        "services are carried along from where the system's own mounts are, not out of a sandbox"
+    );
     let criu = find("criu")?;
     // As ldd(1) does: the loader says what it would load, and from where.
     let output = Command::new(&criu)
@@ -158,14 +164,19 @@ fn find(program: &str) -> Result<PathBuf> {
     found.with_context(|| format!("{program} is not installed"))
 }
 
-/// A file of ours by a name that is good in other mount namespaces too, whatever is mounted there.
-///
-/// # Errors
-/// There is no such file.
-pub fn outside(path: &Path) -> Result<PathBuf> {
+fn outside(path: &Path) -> Result<PathBuf> {
     let path = fs::canonicalize(path).with_context(|| path.display().to_string())?;
-    let root = PathBuf::from(format!("/proc/{}/root", std::process::id()));
-    Ok(root.join(path.strip_prefix("/").unwrap_or(&path)))
+    Ok(seen(&path, Some(1)))
+}
+
+/// A path by the name that it has for CRIU: in other namespaces, by way of the root directory of init, which outlives
+/// us.
+#[must_use]
+pub fn seen(path: &Path, within: Option<u32>) -> PathBuf {
+    match (within, path.strip_prefix("/")) {
+        (Some(_), Ok(rest)) => Path::new("/proc/1/root").join(rest),
+        _ => path.to_owned(),
+    }
 }
 
 /// A run that has begun.

@@ -4,7 +4,7 @@
 //! nothing, the processes go on.
 
 use crate::checkpoint::MANIFEST;
-use crate::criu::outside;
+use crate::criu::seen;
 use anyhow::{ensure, Context, Result};
 use std::env;
 use std::ffi::OsString;
@@ -25,6 +25,7 @@ const YES: u8 = b'y';
 /// Waits for the question.
 pub struct Hook {
     listener: UnixListener,
+    dir: PathBuf,
 }
 
 impl Hook {
@@ -38,15 +39,19 @@ impl Hook {
         let listener = UnixListener::bind(short(&File::open(dir)?));
         let listener = listener.with_context(|| path.display().to_string())?;
         listener.set_nonblocking(true)?;
-        Ok(Hook { listener })
+        Ok(Hook {
+            listener,
+            dir: dir.to_owned(),
+        })
     }
 
-    /// What CRIU has to be told: the script, and a variable for it. `dir` is what it knows the directory by.
+    /// What a CRIU in the namespaces of `within` has to be told: the script, and a variable for it.
     ///
     /// # Errors
     /// The path of this program is not known.
-    pub fn told(&self, dir: &Path) -> Result<(PathBuf, (&'static str, OsString))> {
-        let script = outside(&env::current_exe().context("the path of this program")?)?;
+    pub fn told(&self, within: Option<u32>) -> Result<(PathBuf, (&'static str, OsString))> {
+        let script = env::current_exe().context("the path of this program")?;
+        let (script, dir) = (seen(&script, within), seen(&self.dir, within));
         Ok((script, (PLACE, dir.into())))
     }
 

@@ -141,11 +141,12 @@ impl Update {
         Ok(units)
     }
 
-    /// Did it come to the switch, and is not resumed yet?
+    /// Is all in the region, and not resumed yet?
     fn waits(&self) -> bool {
         matches!(
             self.step(),
-            Some(Step::Switching | Step::Resuming | Step::Failed)
+            // Stopped: the old kernel panicked before it was told to go.
+            Some(Step::Stopped | Step::Switching | Step::Resuming | Step::Failed)
         )
     }
 

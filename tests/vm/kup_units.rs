@@ -82,8 +82,12 @@ fn are_services(guest: &Guest) -> Result<()> {
     // A service whose main process is killed is started anew, and has forgotten what it held.
     guest.run(
         "old=$(systemctl show -P MainPID memcached); kill -9 $old; systemctl restart memcached
-         new=$(systemctl show -P MainPID memcached); [ $new != $old ] && [ $new -gt 0 ] && \
-         [ $(cat /proc/$new/comm) = memcached ] && [ -z \"$(ls /run/systemd/system | grep memcached)\" ]",
+         for i in $(seq 100); do \
+            new=$(systemctl show -P MainPID memcached); \
+            [ $new != $old ] && [ \"$(cat /proc/$new/comm)\" = memcached ] && break; sleep 0.1; \
+         done
+         echo $old $new $(cat /proc/$new/comm) >&2; ls /run/systemd/system >&2
+         [ $new != $old ] && [ $(cat /proc/$new/comm) = memcached ] && ! ls /run/systemd/system | grep -q memcached",
     )?;
     Ok(())
 }

@@ -24,7 +24,6 @@ use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use std::fs::{self, DirBuilder, File};
 use std::io;
-use std::os::fd::AsRawFd;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -162,15 +161,6 @@ impl Checkpoint {
     #[must_use]
     pub fn work(&self) -> PathBuf {
         self.dir.join("work")
-    }
-
-    /// The same place, by a name that is good in every mount namespace while `dir` is open.
-    #[must_use]
-    pub fn through(&self, dir: &File) -> Checkpoint {
-        Checkpoint {
-            name: self.name.clone(),
-            dir: format!("/proc/{}/fd/{}", std::process::id(), dir.as_raw_fd()).into(),
-        }
     }
 
     /// Has it come so far that it says what it is?

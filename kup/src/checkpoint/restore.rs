@@ -3,7 +3,7 @@
 
 use super::manifest::{verify, Left, Manifest, Memory, State};
 use super::{make, Checkpoint};
-use crate::criu::Criu;
+use crate::criu::{seen, Criu};
 use crate::foam::restore::Listener;
 use crate::images::Images;
 use crate::{processes, system};
@@ -108,15 +108,10 @@ fn may_restore(at: &Checkpoint, manifest: &Manifest) -> Result<()> {
 
 /// Runs CRIU. Returns the end of a pipe for which the drain waits, if there is a drain.
 fn run(at: &Checkpoint, manifest: &Manifest, within: Option<u32>) -> Result<Option<ChildStdin>> {
-    let dir = File::open(&at.dir)?;
-    let seen = match within {
-        Some(_) => at.through(&dir),
-        None => at.clone(),
-    };
-    let log = seen.log().join("restore.log");
-    let criu = Criu::new("restore", &seen.images(), &log, within)?
+    let log = at.log().join("restore.log");
+    let criu = Criu::new("restore", &at.images(), &log, within)?
         .arg("--work-dir")
-        .arg(seen.work())
+        .arg(seen(&at.work(), within))
         .arg("--restore-detached")
         .args(&manifest.criu_options);
     if manifest.memory == Memory::Images {

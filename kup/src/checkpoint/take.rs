@@ -118,8 +118,8 @@ pub struct Taking {
     manifest: Manifest,
     /// What the last round left.
     before: Round,
-    /// The processes' own view of the file system, if they have one: the place is open, as it may be hidden there.
-    within: Option<(u32, File)>,
+    /// Whose namespaces systemd makes again.
+    within: Option<u32>,
     kept: bool,
 }
 
@@ -198,10 +198,8 @@ impl Taking {
         }
         manifest.write(&at.dir)?;
         // Systemd makes a service's namespaces again. Who else has some of their own, CRIU brings them back.
-        let within = match request.unit.is_some() && namespaces::own(request.root_pid) {
-            true => Some((request.root_pid, File::open(&at.dir)?)),
-            false => None,
-        };
+        let sandboxed = request.unit.is_some() && namespaces::own(request.root_pid);
+        let within = sandboxed.then_some(request.root_pid);
         let reserve = File::create(at.reserve()).context("the reserve")?;
         store::room(&reserve, RESERVE).context("the reserve")?;
         Ok(Taking {
@@ -372,8 +370,7 @@ impl Taking {
         hook: Option<&Hook>,
     ) -> Result<Running> {
         let log = self.at.log().join(format!("{what}-{number}.log"));
-        let within = self.within.as_ref().map(|(pid, _)| *pid);
-        let mut criu = Criu::new(what, &self.seen(images)?, &self.seen(&log)?, within)?
+        let mut criu = Criu::new(what, images, &log, self.within)?
             .args(["--tree", &self.request.root_pid.to_string()])
             .args(&self.manifest.criu_options);
         if what == "dump" && self.request.left == Left::Running {
@@ -386,7 +383,7 @@ impl Taking {
             for cut in &self.manifest.cut {
                 criu = criu.arg("--external").arg(cut.left_out());
             }
-            if within.is_some() {
+            if self.within.is_some() {
                 self.manifest.foreign = foreign::of(&pids)?;
             }
             for file in &self.manifest.foreign {
@@ -394,7 +391,7 @@ impl Taking {
             }
         }
         if let Some(hook) = hook {
-            let (script, (name, value)) = hook.told(&self.seen(&self.at.work())?)?;
+            let (script, (name, value)) = hook.told(self.within)?;
             criu = criu.arg("--action-script").arg(script).env(name, value);
         }
         let running = if self.request.memory == Memory::Foam {
@@ -415,17 +412,6 @@ impl Taking {
             frozen_seconds: 0.0,
         });
         Ok(running)
-    }
-
-    /// A path of the checkpoint, as CRIU sees it.
-    fn seen(&self, path: &Path) -> Result<PathBuf> {
-        let Some((_, dir)) = &self.within else {
-            return Ok(path.to_owned());
-        };
-        let rest = path
-            .strip_prefix(&self.at.dir)
-            .context("outside of the checkpoint")?;
-        Ok(self.at.through(dir).dir.join(rest))
     }
 
     /// Takes over what CRIU tells of the round behind it.
