@@ -8,6 +8,7 @@ mod kmod;
 mod others;
 mod program;
 mod stats;
+mod update;
 
 use crate::host;
 use anyhow::{bail, Result};
@@ -38,6 +39,11 @@ const GROUPS: &[Group] = &[
         name: "kmod",
         about: "the kernel module against tmpfs, ext4-DAX and xfs-DAX in one guest",
         run: kmod::run,
+    },
+    Group {
+        name: "update",
+        about: "how long applications stand still: kup against plain CRIU, and a whole update",
+        run: update::run,
     },
 ];
 

@@ -2,6 +2,7 @@
 //! Clients of the applications that are carried over an update. They speak the protocols
 //! themselves, over connections that they never open anew.
 
+pub mod asker;
 pub mod counter;
 pub mod load;
 pub mod memcached;

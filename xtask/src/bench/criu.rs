@@ -2,30 +2,27 @@
 //! Checkpoint and restore of a process with memory of its own, to ours and to what a user would take
 //! instead, in turns.
 
-use super::others::{self, Others, TOO_MUCH};
+use super::others;
 use super::{Measure, Pairs, Settings};
 use crate::kmod;
 use crate::lab::{Boot, Filesystem, Guest, Lab, Size};
 use anyhow::{ensure, Result};
-use std::time::Duration;
 
-/// How long to wait for a quiet machine before a round is taken again.
-const PATIENCE: Duration = Duration::from_secs(20);
-const OURS: &str = "/mnt/ours";
+pub const OURS: &str = "/mnt/ours";
 /// What is in the guest besides, by name.
 const TMPFS: (&str, &str) = ("tmpfs", "/mnt/tmpfs");
-const EXT4DAX: (&str, &str) = ("ext4dax", "/mnt/ext4dax");
+pub const EXT4DAX: (&str, &str) = ("ext4dax", "/mnt/ext4dax");
 
-struct Setup {
-    name: &'static str,
-    kernel: &'static str,
+pub struct Setup {
+    pub name: &'static str,
+    pub kernel: &'static str,
     /// What the process holds, in MiB; regions are half as large again.
-    holds: u64,
-    filesystem: Filesystem,
+    pub holds: u64,
+    pub filesystem: Filesystem,
     /// The kernel module mounts ours, and ext4-DAX is there too.
-    module: bool,
+    pub module: bool,
     /// A command for the guest, before the mount.
-    before: &'static str,
+    pub before: &'static str,
 }
 
 const FUSE: Setup = Setup {
@@ -37,7 +34,7 @@ const FUSE: Setup = Setup {
     before: "true",
 };
 
-const KMOD: Setup = Setup {
+pub const KMOD: Setup = Setup {
     name: "256m_kmod",
     kernel: "7.x",
     module: true,
@@ -93,7 +90,7 @@ fn all(setups: &[Setup], settings: &Settings) -> Result<Vec<Measure>> {
 }
 
 /// Boots a guest and mounts everything. Returns the peers.
-fn prepare(lab: &Lab, setup: &Setup) -> Result<(Guest, Vec<(&'static str, &'static str)>)> {
+pub fn prepare(lab: &Lab, setup: &Setup) -> Result<(Guest, Vec<(&'static str, &'static str)>)> {
     let fs = setup.filesystem;
     let size = Size::mib((setup.holds * 3 / 2).max(1024));
     let region = fs.region(size);
@@ -141,12 +138,7 @@ fn compare(lab: &Lab, setup: &Setup, rounds: usize) -> Result<Compared> {
     let bytes = setup.holds << 20;
     let (guest, peers) = prepare(lab, setup)?;
     guest.run("echo 20000 > /proc/sys/kernel/ns_last_pid")?;
-    let start = format!("setsid /init hold {bytes} </dev/null >/dev/null 2>&1 & echo $!");
-    let pid = guest.run(start)?.trim().to_owned();
-    let resident = || guest.run(format!("awk '/^VmRSS:/ {{ print $2 }}' /proc/{pid}/status"));
-    while resident()?.trim().parse::<u64>()? * 1024 < bytes {
-        guest.run("sleep 0.2")?;
-    }
+    let pid = hold(&guest, bytes, "")?;
 
     let places: Vec<&str> = [OURS]
         .into_iter()
@@ -156,11 +148,8 @@ fn compare(lab: &Lab, setup: &Setup, rounds: usize) -> Result<Compared> {
         .iter()
         .map(|peer| (peer.0, Pairs::default(), Pairs::default()))
         .collect();
-    // One round that is not counted, then the counted ones, each beginning with another. As many
-    // again may be given up because others wanted the CPUs.
-    let (mut round, mut spare) = (0, rounds);
-    while round <= rounds {
-        let others = Others::watch(guest.process())?;
+    // Each round begins with another.
+    let taken = others::rounds(&guest, setup.name, rounds, |round| {
         let mut dump = vec![0.0; places.len()];
         let mut restore = dump.clone();
         for turn in 0..places.len() {
@@ -168,43 +157,39 @@ fn compare(lab: &Lab, setup: &Setup, rounds: usize) -> Result<Compared> {
             let dir = format!("{}/images", places[which]);
             dump[which] = criu(&guest, &dir, &format!("criu dump -t {pid}"))?;
             restore[which] = criu(&guest, &dir, "criu restore -d")?;
-            let held = resident()?.trim().parse::<u64>()? * 1024;
+            let held = resident(&guest, &pid)?;
             ensure!(held >= bytes, "only {held} bytes were restored");
             guest.run(format!("rm -r {dir}"))?;
         }
-        let others = others.share()?;
-        let disturbed = round > 0 && others > TOO_MUCH;
-        if disturbed {
-            println!(
-                "{}: others had {:.0} % of this machine: {}",
-                setup.name,
-                others * 100.0,
-                if spare > 0 {
-                    "the round is taken again"
-                } else {
-                    "THE FIGURES ARE THEIRS AS MUCH AS OURS"
-                }
-            );
+        Ok((dump, restore))
+    })?;
+    for (dump, restore) in taken {
+        for (which, (_, dumps, restores)) in compared.iter_mut().enumerate() {
+            dumps.push(dump[0], dump[which + 1]);
+            restores.push(restore[0], restore[which + 1]);
         }
-        if disturbed && spare > 0 {
-            spare -= 1;
-            others::wait(guest.process(), PATIENCE)?;
-            continue;
-        }
-        if round > 0 {
-            for (which, (_, dumps, restores)) in compared.iter_mut().enumerate() {
-                dumps.push(dump[0], dump[which + 1]);
-                restores.push(restore[0], restore[which + 1]);
-            }
-        }
-        round += 1;
     }
     guest.check()?;
     Ok(compared)
 }
 
+/// Starts a process that holds so many bytes (`/init hold`), and waits until it does.
+pub fn hold(guest: &Guest, bytes: u64, options: &str) -> Result<String> {
+    let start = format!("setsid /init hold {bytes} {options} </dev/null >/dev/null 2>&1 & echo $!");
+    let pid = guest.run(start)?.trim().to_owned();
+    while resident(guest, &pid)? < bytes {
+        guest.run("sleep 0.2")?;
+    }
+    Ok(pid)
+}
+
+pub fn resident(guest: &Guest, pid: &str) -> Result<u64> {
+    let kib = guest.run(format!("awk '/^VmRSS:/ {{ print $2 }}' /proc/{pid}/status"))?;
+    Ok(kib.trim().parse::<u64>()? * 1024)
+}
+
 /// Seconds by the guest's clock.
-fn criu(guest: &Guest, dir: &str, command: &str) -> Result<f64> {
+pub fn criu(guest: &Guest, dir: &str, command: &str) -> Result<f64> {
     guest.run(format!("mkdir -p {dir}"))?;
     let options = format!("--images-dir {dir} -o criu.log --manage-cgroups=ignore");
     let script = format!("{command} {options} || {{ tail -n 30 {dir}/criu.log >&2; exit 1; }}");

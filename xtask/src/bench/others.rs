@@ -5,16 +5,19 @@
 //! A FUSE request wakes twice, a write to tmpfs never: on a busy machine the ratio of the two says
 //! most of all how busy it is.
 
+use crate::lab::Guest;
 use anyhow::{Context, Result};
 use std::fs;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 /// Above this share of all CPUs the others matter.
-pub const TOO_MUCH: f64 = 0.15;
+const TOO_MUCH: f64 = 0.15;
+/// How long to wait for a quiet machine before a round is taken again.
+const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Since when, in clock ticks.
-pub struct Others {
+struct Others {
     process: u32,
     busy: u64,
     all: u64,
@@ -23,7 +26,7 @@ pub struct Others {
 
 impl Others {
     /// Begins to watch all but `process`.
-    pub fn watch(process: u32) -> Result<Self> {
+    fn watch(process: u32) -> Result<Self> {
         let (busy, all) = cpus(&fs::read_to_string("/proc/stat")?)?;
         let stat = fs::read_to_string(format!("/proc/{process}/stat"))?;
         let ours = used(&stat)?;
@@ -36,7 +39,7 @@ impl Others {
     }
 
     /// The share of all CPUs that they have had since.
-    pub fn share(&self) -> Result<f64> {
+    fn share(&self) -> Result<f64> {
         let now = Others::watch(self.process)?;
         let all = (now.all - self.all).max(1) as f64;
         let busy = (now.busy - self.busy) as f64;
@@ -45,7 +48,7 @@ impl Others {
 }
 
 /// Waits until all but `process` leave the CPUs alone, for a time.
-pub fn wait(process: u32, limit: Duration) -> Result<()> {
+fn wait(process: u32, limit: Duration) -> Result<()> {
     let start = Instant::now();
     while start.elapsed() < limit {
         let others = Others::watch(process)?;
@@ -55,6 +58,41 @@ pub fn wait(process: u32, limit: Duration) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// One round that is not counted, then the counted ones. As many again may be given up because others wanted
+/// the CPUs.
+pub fn rounds<T>(
+    guest: &Guest,
+    name: &str,
+    rounds: usize,
+    mut one: impl FnMut(usize) -> Result<T>,
+) -> Result<Vec<T>> {
+    let (mut counted, mut spare) = (Vec::new(), rounds);
+    one(0)?;
+    while counted.len() < rounds {
+        let others = Others::watch(guest.process())?;
+        let result = one(counted.len() + 1)?;
+        let others = others.share()?;
+        if others > TOO_MUCH {
+            println!(
+                "{name}: others had {:.0} % of this machine: {}",
+                others * 100.0,
+                if spare > 0 {
+                    "the round is taken again"
+                } else {
+                    "THE FIGURES ARE THEIRS AS MUCH AS OURS"
+                }
+            );
+            if spare > 0 {
+                spare -= 1;
+                wait(guest.process(), PATIENCE)?;
+                continue;
+            }
+        }
+        counted.push(result);
+    }
+    Ok(counted)
 }
 
 /// Ticks that the CPUs worked (or the machine's own host withheld), and all ticks.

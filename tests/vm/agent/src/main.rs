@@ -9,6 +9,7 @@
 mod agent;
 mod boot;
 mod failure;
+mod hold;
 mod holes;
 mod load;
 mod memory;
@@ -23,9 +24,10 @@ fn main() {
         Some("change") => remember::change(&args[1..]),
         Some("drain") => remember::drain(&args[1..]),
         Some("failure") => failure::main(&args[1..]),
-        Some("hold") => memory::hold(&args[1..]),
+        Some("hold") => hold::main(&args[1..]),
         Some("holes") => holes::main(&args[1..]),
         Some("load") => load::main(&args[1..]),
+        Some("mtime") => hold::mtime(&args[1..]),
         Some("memory") => memory::main(&args[1..]),
         Some("pages") => remember::pages(&args[1..]),
         Some("remember") => remember::main(&args[1..]),

@@ -4,7 +4,6 @@
 //! `/init memory fill|check SEED ADDRESS SIZE`: a pattern, every word of it different, to see
 //! whether anything wrote over it. `digest ADDRESS SIZE`: a number that changes with any byte.
 //! `read ADDRESS SIZE` and `write ADDRESS SIZE` copy to standard output and from standard input.
-//! `/init hold SIZE`: a process with that much memory of its own, to be checkpointed.
 
 use std::fs::OpenOptions;
 use std::io::{self, Read, Write};
@@ -100,7 +99,7 @@ impl Mapping {
     }
 }
 
-fn word(seed: u64, at: usize) -> u64 {
+pub fn word(seed: u64, at: usize) -> u64 {
     (seed ^ at as u64)
         .wrapping_mul(0x9e37_79b9_7f4a_7c15)
         .rotate_left(31)
@@ -134,19 +133,4 @@ pub fn main(args: &[String]) -> Result<(), String> {
 fn number(text: &str) -> Result<u64, String> {
     let (digits, radix) = text.strip_prefix("0x").map_or((text, 10), |hex| (hex, 16));
     u64::from_str_radix(digits, radix).map_err(|error| format!("{text}: {error}"))
-}
-
-/// Fills memory and waits for good.
-pub fn hold(args: &[String]) -> Result<(), String> {
-    let [size] = args else {
-        return Err("usage: /init hold SIZE".to_owned());
-    };
-    let words: Vec<u64> = (0..number(size)? as usize / 8)
-        .map(|at| word(1, at))
-        .collect();
-    loop {
-        // Looked at, so that nothing is optimised away.
-        std::hint::black_box(&words);
-        std::thread::sleep(std::time::Duration::from_secs(3600));
-    }
 }
