@@ -55,11 +55,12 @@ impl Ports {
 /// # Errors
 /// nft(8) is not there, or does not take it.
 pub fn hold(ports: &Ports) -> Result<()> {
-    release()?;
     if ports.is_empty() {
-        return Ok(());
+        return release();
     }
-    nft(&rules(ports)).context("packets cannot be held back: clients would see a reset")
+    // In one transaction: what was held is held all the time.
+    let rules = without(TABLE) + &rules(ports);
+    nft(&rules).context("packets cannot be held back: clients would see a reset")
 }
 
 fn rules(ports: &Ports) -> String {
@@ -88,7 +89,11 @@ pub fn release() -> Result<()> {
 
 /// Deletes a table, whether it is there or not.
 fn delete(table: &str) -> Result<()> {
-    nft(&format!("add table {table}\ndelete table {table}\n"))
+    nft(&without(table))
+}
+
+fn without(table: &str) -> String {
+    format!("add table {table}\ndelete table {table}\n")
 }
 
 fn nft(rules: &str) -> Result<()> {
