@@ -112,9 +112,10 @@ impl Update {
     fn write(&self, dir: &Path) -> Result<()> {
         let (path, new) = (dir.join(NAME), dir.join(".update.json.new"));
         let write = || -> Result<()> {
+            // In one piece: applications stand still meanwhile.
+            let text = serde_json::to_string_pretty(self)? + "\n";
             let mut file = File::create(&new)?;
-            serde_json::to_writer_pretty(&mut file, self)?;
-            file.write_all(b"\n")?;
+            file.write_all(text.as_bytes())?;
             file.sync_all()?;
             Ok(fs::rename(&new, &path)?)
         };

@@ -139,9 +139,10 @@ impl Manifest {
     pub fn write(&self, dir: &Path) -> Result<()> {
         let (path, new) = (dir.join(NAME), dir.join(".manifest.json.new"));
         let write = || -> Result<()> {
+            // In one piece: applications stand still meanwhile.
+            let text = serde_json::to_string_pretty(self)? + "\n";
             let mut file = File::create(&new)?;
-            serde_json::to_writer_pretty(&mut file, self)?;
-            file.write_all(b"\n")?;
+            file.write_all(text.as_bytes())?;
             file.sync_all()?;
             fs::rename(&new, &path)?;
             Ok(File::open(dir)?.sync_all()?)
