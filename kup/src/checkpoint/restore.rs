@@ -33,6 +33,14 @@ pub fn restore(at: &Checkpoint, within: Option<u32>, say: &dyn Fn(&str)) -> Resu
     let start = Instant::now();
     let mut manifest = at.manifest()?;
     may_restore(at, &manifest)?;
+    // Room for what follows, in a region that the checkpoint may have filled.
+    let _ = std::fs::remove_file(at.reserve());
+    make(&at.work())?;
+    // It gets ready while the images are looked at.
+    let drain = match manifest.memory {
+        Memory::Foam => Some(Drain::start(at)?),
+        Memory::Images => None,
+    };
     verify(&at.images(), &manifest.images)?;
     for id in Images::new(&at.images()).thread_ids()? {
         if let Some(other) = processes::who(id) {
@@ -43,12 +51,9 @@ pub fn restore(at: &Checkpoint, within: Option<u32>, say: &dyn Fn(&str)) -> Resu
             );
         }
     }
-    // Room for what follows, in a region that the checkpoint may have filled.
-    let _ = std::fs::remove_file(at.reserve());
-    make(&at.work())?;
     manifest.state = State::Restoring;
     manifest.write(&at.dir)?;
-    match run(at, &manifest, within) {
+    match run(at, &manifest, drain, within) {
         Ok(drain) => {
             manifest.state = match drain {
                 Some(_) => State::Draining,
@@ -107,23 +112,26 @@ fn may_restore(at: &Checkpoint, manifest: &Manifest) -> Result<()> {
 }
 
 /// Runs CRIU. Returns the end of a pipe for which the drain waits, if there is a drain.
-fn run(at: &Checkpoint, manifest: &Manifest, within: Option<u32>) -> Result<Option<ChildStdin>> {
+fn run(
+    at: &Checkpoint,
+    manifest: &Manifest,
+    drain: Option<Drain<'_>>,
+    within: Option<u32>,
+) -> Result<Option<ChildStdin>> {
     let log = at.log().join("restore.log");
     let criu = Criu::new("restore", &at.images(), &log, within)?
         .arg("--work-dir")
         .arg(seen(&at.work(), within))
         .arg("--restore-detached")
         .args(&manifest.criu_options);
-    if manifest.memory == Memory::Images {
+    let Some(drain) = drain else {
         replace(criu, manifest)?;
         return Ok(None);
-    }
-    let (mut drain, stdin) = start_drain(at)?;
+    };
+    let (mut drain, stdin) = drain.ready()?;
     if let Err(e) = replace(criu.arg("--lazy-pages"), manifest) {
         drop(stdin);
-        // It ends when it loses its connection, if it came to one.
-        let _ = Listener::abandon(&at.work());
-        end(&mut drain);
+        abandon(at, &mut drain);
         return Err(e);
     }
     // It becomes init's child when we end.
@@ -153,9 +161,10 @@ fn replace(mut criu: Criu, manifest: &Manifest) -> Result<()> {
     running.finish()
 }
 
-/// Waits for the drain of a restore that failed. If CRIU was killed, tasks that are half made keep its connection
-/// open; they have nothing to lose any more.
-fn end(drain: &mut Child) {
+/// Ends the drain of a restore that failed. It ends when it loses its connection, if it came to one. If CRIU was
+/// killed, tasks that are half made keep that open; they have nothing to lose any more.
+fn abandon(at: &Checkpoint, drain: &mut Child) {
+    let _ = Listener::abandon(&at.work());
     for _ in 0..100 {
         if !matches!(drain.try_wait(), Ok(None)) {
             return;
@@ -166,27 +175,52 @@ fn end(drain: &mut Child) {
     let _ = drain.wait();
 }
 
-/// Starts the process that gives memory on demand, and waits until CRIU can reach it.
-fn start_drain(at: &Checkpoint) -> Result<(Child, ChildStdin)> {
-    let log = at.log().join("drain.log");
-    let log = File::create(&log).with_context(|| log.display().to_string())?;
-    let mut command = Command::new("/proc/self/exe");
-    // systemd spares processes with such a name when it changes the root or shuts down.
-    command.arg0("@kup").arg("drain").arg(&at.dir);
-    command.process_group(0).stderr(log);
-    command.stdin(Stdio::piped()).stdout(Stdio::piped());
-    let mut child = command.spawn().context("starting the drain")?;
-    let stdin = child.stdin.take().context("no pipe")?;
-    let stdout = child.stdout.take().context("no pipe")?;
-    let mut said = String::new();
-    BufReader::new(stdout).read_line(&mut said)?;
-    if said.trim_end() != READY {
-        let _ = child.kill();
-        let _ = child.wait();
-        let said = std::fs::read_to_string(at.log().join("drain.log")).unwrap_or_default();
-        bail!("the drain does not start: {}", said.trim_end());
+/// The process that gives memory on demand, as long as CRIU has not heard of it: until then nobody misses it.
+struct Drain<'a> {
+    at: &'a Checkpoint,
+    child: Option<Child>,
+}
+
+impl Drop for Drain<'_> {
+    fn drop(&mut self) {
+        if let Some(child) = &mut self.child {
+            abandon(self.at, child);
+        }
     }
-    Ok((child, stdin))
+}
+
+impl Drain<'_> {
+    fn start(at: &Checkpoint) -> Result<Drain<'_>> {
+        let log = at.log().join("drain.log");
+        let log = File::create(&log).with_context(|| log.display().to_string())?;
+        let mut command = Command::new("/proc/self/exe");
+        // systemd spares processes with such a name when it changes the root or shuts down.
+        command.arg0("@kup").arg("drain").arg(&at.dir);
+        command.process_group(0).stderr(log);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped());
+        let child = command.spawn().context("starting the drain")?;
+        Ok(Drain {
+            at,
+            child: Some(child),
+        })
+    }
+
+    /// Waits until CRIU can reach it.
+    fn ready(mut self) -> Result<(Child, ChildStdin)> {
+        let at = self.at;
+        let child = self.child.as_mut().context("no drain")?;
+        let stdout = child.stdout.take().context("no pipe")?;
+        let mut said = String::new();
+        BufReader::new(stdout).read_line(&mut said)?;
+        if said.trim_end() != READY {
+            drop(self);
+            let said = std::fs::read_to_string(at.log().join("drain.log")).unwrap_or_default();
+            bail!("the drain does not start: {}", said.trim_end());
+        }
+        let stdin = child.stdin.take().context("no pipe")?;
+        let child = self.child.take().context("no drain")?;
+        Ok((child, stdin))
+    }
 }
 
 /// What the drain says when CRIU can reach it.
