@@ -13,7 +13,6 @@ use crate::images::Images;
 use crate::unit::Unit;
 use crate::{foreign, namespaces, processes, sockets, system};
 use anyhow::{bail, ensure, Context, Result};
-use nix::sys::socket::{socketpair, AddressFamily, SockFlag, SockType};
 use std::fs::{self, File};
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
@@ -429,13 +428,7 @@ impl Taking {
 
     /// Runs CRIU against a page server here, until all pages are there.
     fn receive(&mut self, criu: Criu) -> Result<Running> {
-        let (ours, theirs) = socketpair(
-            AddressFamily::Unix,
-            SockType::Stream,
-            None,
-            SockFlag::SOCK_CLOEXEC,
-        )
-        .context("a pair of sockets")?;
+        let (ours, theirs) = server::sockets()?;
         let running = criu.with_page_server(theirs)?;
         let served = server::serve(&ours, &self.store, &self.before, self.request.sealed);
         // CRIU must not wait for an answer that does not come.

@@ -10,7 +10,9 @@ use super::{sums, Owner, Ranges};
 use anyhow::{bail, ensure, Context, Result};
 use nix::errno::Errno;
 use nix::fcntl::{fcntl, splice, FcntlArg, SpliceFFlags};
-use nix::sys::socket::{recv, send, setsockopt, sockopt, MsgFlags};
+use nix::sys::socket::{
+    recv, send, setsockopt, socketpair, sockopt, AddressFamily, MsgFlags, SockFlag, SockType,
+};
 use std::collections::btree_map::Entry;
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -23,6 +25,8 @@ use std::thread::{self, JoinHandle};
 
 /// Bytes that are under way at a time.
 const PIPE: usize = 1 << 20;
+/// Bytes that CRIU may be ahead of us.
+const SOCKET: usize = 8 << 20;
 /// Ranges that wait for their sums.
 const WAITING: usize = 1024;
 /// Bytes a file needs to have room for any address of a process.
@@ -40,6 +44,24 @@ pub struct Held {
 /// What a round left in the store.
 pub type Round = BTreeMap<Owner, Held>;
 
+/// A pair of sockets: ours, and CRIU's.
+///
+/// # Errors
+/// Those of socketpair(2).
+pub fn sockets() -> Result<(OwnedFd, OwnedFd)> {
+    let (ours, theirs) = socketpair(
+        AddressFamily::Unix,
+        SockType::Stream,
+        None,
+        SockFlag::SOCK_CLOEXEC,
+    )
+    .context("a pair of sockets")?;
+    // Of two such sockets it is the sender's buffer that counts. With the usual 208 KiB sender and receiver take
+    // turns, and wake each other some thousand times per GiB; nothing is lost if it cannot be had.
+    let _ = setsockopt(&theirs, sockopt::SndBufForce, &SOCKET);
+    Ok((ours, theirs))
+}
+
 /// Serves one run of CRIU to its end.
 ///
 /// `before` is the round that CRIU was told of by `--prev-images-dir`, empty if it was told of none. With
@@ -48,8 +70,6 @@ pub type Round = BTreeMap<Owner, Held>;
 /// # Errors
 /// CRIU ended early or said what it must not, or the store has no room.
 pub fn serve(socket: &OwnedFd, store: &Store, before: &Round, sealed: bool) -> Result<Round> {
-    // Larger than its default, so that sender and receiver need not take turns; nothing is lost if not.
-    let _ = setsockopt(socket, sockopt::RcvBuf, &PIPE);
     Server::new(socket, store, before, sealed)?.run()
 }
 
