@@ -11,8 +11,8 @@ use crate::lab::{Guest, Lab};
 use anyhow::{ensure, Context, Result};
 use std::time::{Duration, Instant};
 
-/// It takes two minutes for a round.
-const MOST: usize = 4;
+/// A round takes minutes.
+const MOST: usize = 3;
 const GAPS: &str = "/run/gaps";
 /// Name of the checkpoint that `kup` takes.
 const NAME: &str = "held";
@@ -128,7 +128,7 @@ fn stops(lab: &Lab, rounds: usize) -> Result<Vec<Measure>> {
 }
 
 /// Each way in its turn, with a process of its own.
-fn all_ways(guest: &Guest, process: &Process, round: usize) -> Result<[Taken; WAYS.len()]> {
+fn all_ways(guest: &Guest, process: &Process, round: usize) -> Result<Turns> {
     let mut taken = [Taken::default(); WAYS.len()];
     for turn in 0..process.ways.len() {
         let which = process.ways[(round + turn) % process.ways.len()];
@@ -275,11 +275,11 @@ fn used(guest: &Guest, dir: &str) -> Result<f64> {
     Ok(kib.trim().parse::<f64>()? * 1024.0)
 }
 
-/// One measure over the rounds, by what is picked of a process in each.
-fn pairs(
-    taken: &[Vec<[Taken; WAYS.len()]>],
-    pick: impl Fn(&[[Taken; WAYS.len()]]) -> (f64, f64),
-) -> Pairs {
+/// Of one process, each way.
+type Turns = [Taken; WAYS.len()];
+
+/// One measure over the rounds.
+fn pairs(taken: &[Vec<Turns>], pick: &dyn Fn(&[Turns]) -> (f64, f64)) -> Pairs {
     let mut pairs = Pairs::default();
     for round in taken {
         let (ours, baseline) = pick(round);
@@ -288,14 +288,14 @@ fn pairs(
     pairs
 }
 
-fn measures(taken: &[Vec<[Taken; WAYS.len()]>]) -> Vec<Measure> {
+fn measures(taken: &[Vec<Turns>]) -> Vec<Measure> {
     let mut all = Vec::new();
     let place = |name: &str| {
         let found = PROCESSES.iter().position(|process| process.name == name);
         found.expect("a process of that name")
     };
     let (small, large) = (place("64m"), place("1g"));
-    let mut add = |name: &str, unit, pick: &dyn Fn(&[[Taken; WAYS.len()]]) -> (f64, f64)| {
+    let mut add = |name: &str, unit, pick: &dyn Fn(&[Turns]) -> (f64, f64)| {
         all.push(pairs(taken, pick).measure(name, unit));
     };
     // What there are goals for.

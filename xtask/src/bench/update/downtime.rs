@@ -148,9 +148,7 @@ fn update(lab: &Lab, guest: &Guest, region: &Region) -> Result<(f64, f64, f64)> 
         at("switching")? - at("stopping")?,
         at("running")? - at("resuming")?,
     );
-    let drained = format!(
-        "until [ \"$(kup show held --json | grep -c '\"restored\"')\" = 1 ]; do sleep 0.2; done"
-    );
+    let drained = "until kup show held --json | grep -q '\"restored\"'; do sleep 0.2; done";
     guest.command(drained).timeout(180).run()?;
     guest.run(super::end(&pid))?;
     guest.run("kup remove held")?;
