@@ -6,9 +6,7 @@
 use anyhow::{ensure, Context, Result};
 use netlink_packet_core::{NetlinkMessage, NetlinkPayload, NLM_F_DUMP, NLM_F_REQUEST};
 use netlink_packet_sock_diag::constants::{SOCK_SEQPACKET, SOCK_STREAM, TCP_ESTABLISHED};
-use netlink_packet_sock_diag::unix::{
-    nlas::UnixDiagName, ShowFlags, StateFlags, UnixRequest, UnixResponse,
-};
+use netlink_packet_sock_diag::unix::{ShowFlags, StateFlags, UnixRequest, UnixResponse};
 use netlink_packet_sock_diag::SockDiagMessage;
 use netlink_sys::{protocols::NETLINK_SOCK_DIAG, Socket, SocketAddr};
 use nix::fcntl::{fcntl, FcntlArg, FdFlag};
@@ -23,6 +21,7 @@ use std::os::unix::net::UnixStream;
 
 /// Where systemd connects the standard output of services to (`systemd-journald.service(8)`).
 const JOURNAL: &str = "/run/systemd/journal/stdout";
+const PATHS: &str = "/proc/net/unix";
 
 /// One end of a connection whose other end stays behind.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -91,6 +90,7 @@ fn stream(identifier: &str, unit: &str) -> Result<UnixStream> {
 pub fn cut(pids: &[u32]) -> Result<Vec<Cut>> {
     let own: BTreeSet<u32> = pids.iter().flat_map(|&pid| inodes(pid)).collect();
     let all = all().context("the kernel does not list its local sockets (module unix_diag)")?;
+    let paths = fs::read_to_string(PATHS).context(PATHS)?;
     let mut cut = Vec::new();
     for socket in own.iter().filter_map(|inode| all.get(inode)) {
         let kind = socket.header.kind;
@@ -105,17 +105,22 @@ pub fn cut(pids: &[u32]) -> Result<Vec<Cut>> {
         cut.push(Cut {
             inode: socket.header.inode,
             packets: kind == SOCK_SEQPACKET,
-            peer: all.get(&peer).and_then(path),
+            peer: path(&paths, peer),
         });
     }
     Ok(cut)
 }
 
-fn path(socket: &UnixResponse) -> Option<String> {
-    match socket.name()? {
-        UnixDiagName::Pathname(path) => Some(path.to_string_lossy().into_owned()),
-        UnixDiagName::Abstract(_) => None,
-    }
+/// The path that a socket is bound to, which an accepted one has of the one that listens: the seventh column is the
+/// inode, the eighth the path (`unix(7)`), or an abstract name with an @.
+fn path(text: &str, inode: u32) -> Option<String> {
+    let of = |line: &str| -> Option<String> {
+        let mut words = line.split_whitespace().skip(6);
+        (words.next()?.parse() == Ok(inode)).then_some(())?;
+        let path = words.collect::<Vec<_>>().join(" ");
+        path.starts_with('/').then_some(path)
+    };
+    text.lines().find_map(of)
 }
 
 /// The sockets that a process has open.
@@ -141,7 +146,7 @@ fn all() -> Result<BTreeMap<u32, UnixResponse>> {
     let request = UnixRequest {
         state_flags: StateFlags::all(),
         inode: 0,
-        show_flags: ShowFlags::NAME | ShowFlags::PEER,
+        show_flags: ShowFlags::PEER,
         cookie: [0xff; 8],
     };
     let mut message = NetlinkMessage::from(SockDiagMessage::UnixRequest(request));
@@ -202,7 +207,12 @@ mod tests {
             .all(|cut| cut.inode != client && cut.inode != server));
         let all = all().unwrap();
         assert_eq!(all[&client].peer(), Some(server));
-        assert_eq!(super::path(&all[&server]), path.to_str().map(str::to_owned));
+        let paths = fs::read_to_string(PATHS).unwrap();
+        assert_eq!(
+            super::path(&paths, server),
+            path.to_str().map(str::to_owned)
+        );
+        assert_eq!(super::path(&paths, client), None);
     }
 
     #[test]
