@@ -5,10 +5,11 @@
 //! The load is `tests/load`: what each thread does follows from a seed, and the number of operations that
 //! have returned to it lies in memory of the host's, where it is counted with one store.
 
+use crate::fio;
 use crate::kmod;
 use crate::lab::{Boot, Guest, Lab, Region, Size};
 use anyhow::{ensure, Context, Result};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 const SIZE: Size = Size::mib(512);
@@ -74,7 +75,7 @@ pub fn reset(lab: &Lab) -> Result<()> {
 }
 
 fn scenario(lab: &Lab, end: End) -> Result<()> {
-    let modules = Modules::new(lab)?;
+    let programs = Programs::new(lab)?;
     for seed in 1..=2 {
         let course = Course {
             seed,
@@ -83,7 +84,7 @@ fn scenario(lab: &Lab, end: End) -> Result<()> {
             end,
             delay: Duration::from_millis(1000 * seed),
         };
-        let found = run(lab, &modules, &course)?;
+        let found = run(lab, &programs, &course)?;
         println!("{end:?}, seed {seed}: {found:?}");
         found.all_is_well()?;
     }
@@ -93,33 +94,47 @@ fn scenario(lab: &Lab, end: End) -> Result<()> {
 /// Kernels to be mentioned in a course.
 pub const KERNELS: [&str; 2] = ["7.x", "7.x-1"];
 
-/// The module for each of them, built before any clock runs.
-pub struct Modules([PathBuf; 2]);
+/// What a guest has that is built before any clock runs: the module for each of them, and fio.
+pub struct Programs {
+    modules: [PathBuf; 2],
+    fio: Option<PathBuf>,
+}
 
-impl Modules {
-    pub fn new(lab: &Lab) -> Result<Modules> {
+impl Programs {
+    pub fn new(lab: &Lab) -> Result<Programs> {
         let kernels = lab.kernels()?;
         let module = |kernel| kmod::module(lab.cache(), kernels, kernels.release(kernel)?);
         let [new, old] = KERNELS;
-        Ok(Modules([module(new)?, module(old)?]))
+        let fio = fio::program(lab.cache());
+        if let Err(e) = &fio {
+            println!("SKIPPED: the part of fio: {e:#}");
+        }
+        Ok(Programs {
+            modules: [module(new)?, module(old)?],
+            fio: fio.ok(),
+        })
     }
 
-    fn of(&self, kernel: &str) -> Result<&Path> {
+    /// A guest with them.
+    fn boot(&self, kernel: &str) -> Result<Boot> {
         let at = KERNELS.iter().position(|name| *name == kernel);
-        Ok(&self.0[at.with_context(|| format!("no module for {kernel}"))?])
+        let module = &self.modules[at.with_context(|| format!("no module for {kernel}"))?];
+        let boot = Boot::new(kernel)
+            .region(Region::reserved(SIZE))
+            .small()
+            .file("usr/lib/rpramfs.ko", module);
+        Ok(match &self.fio {
+            Some(fio) => boot.file("usr/bin/fio", fio),
+            None => boot,
+        })
     }
 }
 
 /// Ends a kernel as `course` says.
-pub fn run(lab: &Lab, modules: &Modules, course: &Course) -> Result<Findings> {
-    let boot = |kernel: &str| -> Result<Boot> {
-        Ok(Boot::new(kernel)
-            .region(Region::reserved(SIZE))
-            .small()
-            .file("usr/lib/rpramfs.ko", modules.of(kernel)?))
-    };
-    let mut old = boot(&course.old)?.ledger().cpus(2 + course.seed as u32 % 3);
-    let mut new = boot(&course.new)?;
+pub fn run(lab: &Lab, programs: &Programs, course: &Course) -> Result<Findings> {
+    let old = programs.boot(&course.old)?.ledger();
+    let mut old = old.cpus(2 + course.seed as u32 % 3);
+    let mut new = programs.boot(&course.new)?;
     match course.end {
         // The kernel behind a panic may not be able to start other CPUs.
         End::Panic => {

@@ -3,7 +3,7 @@
 //! let one build a module in Rust, so the kernel's source is prepared until it does.
 
 mod source;
-mod userland;
+pub mod userland;
 
 use crate::host;
 use crate::lab::{Cache, Kernels};

@@ -5,6 +5,7 @@ mod apps;
 mod bench;
 mod demo;
 mod figures;
+mod fio;
 mod host;
 mod kmod;
 mod lab;

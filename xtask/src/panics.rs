@@ -3,7 +3,7 @@
 
 use crate::host;
 use crate::lab::{EmulatorFault, Lab};
-use crate::scenarios::sudden_end::{self, Course, End, Findings, Modules};
+use crate::scenarios::sudden_end::{self, Course, End, Findings, Programs};
 use anyhow::{ensure, Result};
 use serde_json::json;
 use std::fs;
@@ -29,7 +29,7 @@ pub fn run(count: u64, seed: u64) -> Result<()> {
     let start = Instant::now();
     let courses = courses(count, seed);
     let lab = Lab::open("panic")?;
-    let modules = Modules::new(&lab)?;
+    let programs = Programs::new(&lab)?;
     lab.accel()?;
     let (next, sums) = (AtomicUsize::new(0), Mutex::new(Sums::default()));
     let guests = side_by_side();
@@ -38,11 +38,11 @@ pub fn run(count: u64, seed: u64) -> Result<()> {
         .collect::<Result<_>>()?;
     std::thread::scope(|scope| {
         for lab in labs {
-            let (next, courses, sums, modules) = (&next, &courses, &sums, &modules);
+            let (next, courses, sums, programs) = (&next, &courses, &sums, &programs);
             scope.spawn(move || {
                 while let Some(course) = courses.get(next.fetch_add(1, Ordering::Relaxed)) {
                     let begin = Instant::now();
-                    let result = EmulatorFault::outlived(|| sudden_end::run(&lab, modules, course));
+                    let result = EmulatorFault::outlived(|| sudden_end::run(&lab, programs, course));
                     note(course, result, begin.elapsed(), &lab, sums);
                     let written = figures(&sums.lock().expect("nobody panics"), seed, start);
                     if let Err(e) = written {

@@ -3,6 +3,7 @@
 //! whoever knows how many of its operations have returned knows what has to be there.
 
 pub mod data;
+pub mod fio;
 pub mod mapped;
 pub mod metadata;
 mod random;
@@ -43,7 +44,7 @@ pub trait Load: Send {
     fn check(&mut self, root: &Path) -> Result<Fate, String>;
 }
 
-/// All kinds of work at once, as `seed` says.
+/// All kinds of work at once, as `seed` says; that of fio where it is installed.
 #[must_use]
 pub fn mixed(seed: u64) -> Vec<Box<dyn Load>> {
     let mut random = Rng(mix(seed));
@@ -52,6 +53,7 @@ pub fn mixed(seed: u64) -> Vec<Box<dyn Load>> {
     let mut loads = metadata::start(names, &mut random);
     loads.extend(data::start(files, &mut random));
     loads.extend(mapped::start(mappings, &mut random));
+    loads.extend(fio::start(&mut random));
     loads
 }
 

@@ -24,6 +24,15 @@ pub struct Apt {
 impl Apt {
     /// A view of the archive that knows these suites only.
     pub fn open(cache: &Cache, name: &str, suites: &[&str]) -> Result<Apt> {
+        Apt::open_kind(cache, name, suites, "deb")
+    }
+
+    /// The same of their sources.
+    pub fn open_sources(cache: &Cache, name: &str, suites: &[&str]) -> Result<Apt> {
+        Apt::open_kind(cache, name, suites, "deb-src")
+    }
+
+    fn open_kind(cache: &Cache, name: &str, suites: &[&str], kind: &str) -> Result<Apt> {
         ensure!(
             Path::new(KEYRING).exists(),
             "{KEYRING} is missing: install debian-archive-keyring"
@@ -46,7 +55,7 @@ impl Apt {
         let at = apt.dir.display();
         let sources: String = suites
             .iter()
-            .map(|suite| format!("deb [signed-by={KEYRING}] {MIRROR} {suite} main\n"))
+            .map(|suite| format!("{kind} [signed-by={KEYRING}] {MIRROR} {suite} main\n"))
             .collect();
         write_changed(&apt.dir.join("etc/sources.list"), &sources)?;
         write_changed(&apt.dir.join("status"), "")?;
@@ -158,6 +167,20 @@ impl Apt {
             host::stdout(&mut list)
         };
         self.fetch(uris, &["install", "--download-only", "-y"], packages)
+    }
+
+    /// Downloads what a package is made of, as its authors published it.
+    pub fn source(&self, package: &str) -> Result<PathBuf> {
+        let how = ["source", "--tar-only"];
+        let uris = |apt: &Apt| {
+            let mut list = apt.tool("apt-get");
+            host::stdout(list.args(how).args(["--print-uris", "-qq", package]))
+        };
+        let get = [how[0], how[1], "--download-only"];
+        let mut files = self.fetch(uris, &get, &[package.to_owned()])?;
+        files.retain(|file| file.extension().is_some_and(|ext| ext != "asc"));
+        ensure!(files.len() == 1, "{package}: more than one archive");
+        Ok(files.remove(0))
     }
 
     fn fetch(
