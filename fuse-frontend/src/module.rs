@@ -4,7 +4,7 @@
 use crate::kmsg;
 use crate::mountpoint;
 use crate::options::{Frontend, IoMode, Options};
-use host::driver::Driven;
+use host::driver::{Driven, Held};
 use host::in_use::{KernelMount, Uses};
 use host::iomem::PhysMap;
 use host::{Error, Kind, PhysRange, Result, Spec};
@@ -72,7 +72,7 @@ pub fn choose(options: &Options) -> Result<Choice> {
         return fuse("the kernel module is not there");
     }
     if let Some(device) = named {
-        return Ok(Choice::Device(device));
+        return Ok(device);
     }
     match host::resolve::resolve(&spec)? {
         Spec::Physical(range) if is_aligned(&range) => Ok(Choice::Module(range)),
@@ -84,7 +84,7 @@ pub fn choose(options: &Options) -> Result<Choice> {
             "leave the option out to mount through FUSE",
         )),
         Spec::Physical(_) => fuse("start or length of the region is no multiple of 2 MiB"),
-        Spec::Path(path) if must => device(&path).map(Choice::Device),
+        Spec::Path(path) if must => device(&path),
         other if must => Err(refused(
             format!(
                 "-o kernel: the region is {other}, and the kernel module mounts physical memory \
@@ -108,27 +108,32 @@ fn refused(what: String, hint: &str) -> Error {
     Error::new(Kind::Refused, what).hint(hint)
 }
 
-/// A device whose memory the module can have, once its driver lets go.
-fn device(path: &Path) -> Result<Driven> {
+/// A device whose memory the module can have: at once, or when its driver lets go.
+fn device(path: &Path) -> Result<Choice> {
     let shown = path.display();
-    match Driven::of(path)? {
-        Some(driven) if is_aligned(&driven.range()) => Ok(driven),
-        Some(driven) => Err(refused(
-            format!(
-                "-o kernel: {shown} is {}: start and length must be multiples of 2 MiB for the \
-                 kernel module",
-                driven.range()
-            ),
-            "leave the option out to mount through FUSE",
-        )),
-        None => Err(refused(
-            format!(
-                "-o kernel: {shown} is no physical memory, and the kernel module mounts nothing else"
-            ),
-            "name the memory (ADDR+SIZE, label=, uuid=, /dev/pmemN, /dev/daxX.Y), or leave the \
-             option out to mount through FUSE",
-        )),
+    let (range, choice) =
+        match Driven::of(path)? {
+            Held::By(driven) => (driven.range(), Choice::Device(driven)),
+            Held::ByNobody(range) => (range, Choice::Module(range)),
+            Held::Nowhere => return Err(refused(
+                format!(
+                    "-o kernel: {shown} is no physical memory, and the kernel module mounts \
+                     nothing else"
+                ),
+                "name the memory (ADDR+SIZE, label=, uuid=, /dev/pmemN, /dev/daxX.Y), or leave \
+                 the option out to mount through FUSE",
+            )),
+        };
+    if is_aligned(&range) {
+        return Ok(choice);
     }
+    Err(refused(
+        format!(
+            "-o kernel: {shown} is {range}: start and length must be multiples of 2 MiB for the \
+             kernel module"
+        ),
+        "leave the option out to mount through FUSE",
+    ))
 }
 
 /// An option that only a daemon can do justice.

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0 OR GPL-2.0
 //! What a path stands for: a regular file, a memory-like block device, a device-dax device.
 
+use crate::iomem::PhysMap;
 use crate::{Error, Kind, PhysRange, Result};
 use std::fs;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
@@ -25,6 +26,54 @@ pub(crate) enum DeviceKind {
     File,
     Block,
     Dax,
+}
+
+/// The driver through which a device-dax device is mapped.
+const DEVICE_DAX: &str = "device_dax";
+
+impl Device {
+    /// The driver that has the device, in sysfs.
+    pub(crate) fn driver(&self) -> Option<PathBuf> {
+        fs::canonicalize(self.node.as_ref()?.join("driver")).ok()
+    }
+
+    /// Refuses a device-dax device whose driver does not let it be opened: its memory is with somebody
+    /// else, or with nobody.
+    pub(crate) fn require_driver(&self) -> Result<()> {
+        if self.kind != DeviceKind::Dax {
+            return Ok(());
+        }
+        let shown = self.path.display();
+        let name = self.path.file_name().unwrap_or_default();
+        let name = name.to_string_lossy();
+        let Some(driver) = self.driver() else {
+            if let Some(range) = &self.physical {
+                // Does the kernel module have it?
+                match PhysMap::system()?.require(range) {
+                    Err(e) if e.kind() == Kind::Busy => return Err(e),
+                    _ => {}
+                }
+            }
+            return Err(
+                Error::new(Kind::Refused, format!("{shown}: no driver has the device")).hint(
+                    format!(
+                "give it back to its own: echo {name} > /sys/bus/dax/drivers/{DEVICE_DAX}/bind"
+            ),
+                ),
+            );
+        };
+        let driver = driver.file_name().unwrap_or_default().to_string_lossy();
+        if driver != DEVICE_DAX {
+            return Err(Error::new(
+                Kind::Refused,
+                format!("{shown}: has the driver {driver}, which uses its memory itself"),
+            )
+            .hint(format!(
+                "make it a device to be mapped: daxctl reconfigure-device --mode=devdax {name}"
+            )));
+        }
+        Ok(())
+    }
 }
 
 /// Finds out what `path` is, and refuses what cannot back a region.

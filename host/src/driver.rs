@@ -17,6 +17,17 @@ pub struct Driven {
     name: String,
 }
 
+/// Who has the memory behind a path.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Held {
+    /// This driver.
+    By(Driven),
+    /// The device has no driver: its memory can be had as it is.
+    ByNobody(PhysRange),
+    /// It is no physical memory, as far as is known.
+    Nowhere,
+}
+
 /// A device without its driver, which gets it back unless [`Taken::keep`] is called.
 #[derive(Debug)]
 pub struct Taken {
@@ -26,22 +37,21 @@ pub struct Taken {
 }
 
 impl Driven {
-    /// The driver of a device, and where its memory is. `None` for a file, and for a device that
-    /// no driver of physical memory has.
+    /// The driver of a device, and where its memory is.
     ///
     /// # Errors
     /// As for a region at this path.
-    pub fn of(path: &Path) -> Result<Option<Driven>> {
+    pub fn of(path: &Path) -> Result<Held> {
         let device = device::identify(path)?;
-        let node = device.node.and_then(|node| fs::canonicalize(node).ok());
+        let node = device.node.as_ref();
+        let node = node.and_then(|node| fs::canonicalize(node).ok());
         let (Some(range), Some(node)) = (device.physical, node) else {
-            return Ok(None);
+            return Ok(Held::Nowhere);
         };
-        let (Ok(driver), Some(name)) = (fs::canonicalize(node.join("driver")), node.file_name())
-        else {
-            return Ok(None);
+        let (Some(driver), Some(name)) = (device.driver(), node.file_name()) else {
+            return Ok(Held::ByNobody(range));
         };
-        Ok(Some(Driven {
+        Ok(Held::By(Driven {
             path: device.path,
             range,
             driver,
@@ -129,6 +139,6 @@ mod tests {
         let dir = tempfile::tempdir().expect("tempdir");
         let path = dir.path().join("r");
         fs::write(&path, vec![0; 1 << 20]).expect("write");
-        assert_eq!(Driven::of(&path).expect("a file"), None);
+        assert_eq!(Driven::of(&path).expect("a file"), Held::Nowhere);
     }
 }

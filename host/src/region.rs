@@ -199,6 +199,7 @@ fn open_path(path: &Path, access: Access) -> Result<UserRegion> {
     if access != Access::Inspect {
         Uses::system().check(path, device_number(&meta))?;
     }
+    device.require_driver()?;
     let mut options = OpenOptions::new();
     options.read(true).write(writable);
     if writable && device.kind == DeviceKind::Block {

@@ -6,6 +6,7 @@
 mod boot;
 mod crash_keeps_region;
 pub mod demo;
+mod devdax;
 mod from_6_1;
 mod fstab_and_switch_root;
 mod kexec_keeps_region;
@@ -115,6 +116,11 @@ pub const SCENARIOS: &[Scenario] = &[
         name: "module_mount",
         about: "mount takes the kernel module where it can, and nobody touches what another has",
         run: module_mount::run,
+    },
+    Scenario {
+        name: "devdax",
+        about: "a region in a device-dax device, by FUSE and the module, and in the next kernel",
+        run: devdax::run,
     },
     Scenario {
         name: "module_posix",

@@ -326,13 +326,13 @@ fn held_by_fuse(guest: &Guest) -> Result<()> {
 }
 
 /// One mount, of this type.
-fn served_by(guest: &Guest, kind: &str) -> Result<()> {
+pub fn served_by(guest: &Guest, kind: &str) -> Result<()> {
     let found = guest.run("awk '$2 == \"/mnt\" { print $3 }' /proc/mounts")?;
     ensure!(found.trim() == kind, "mounted as {found:?}, not {kind}");
     Ok(())
 }
 
-fn unmount(guest: &Guest) -> Result<()> {
+pub fn unmount(guest: &Guest) -> Result<()> {
     guest.run("umount /mnt")?;
     free(guest)
 }
@@ -353,7 +353,7 @@ fn says(guest: &Guest, command: &str) -> Result<String> {
     guest.run(format!("{command} 2>&1"))
 }
 
-fn refuse(guest: &Guest, command: &str, code: i32, words: &[&str]) -> Result<()> {
+pub fn refuse(guest: &Guest, command: &str, code: i32, words: &[&str]) -> Result<()> {
     let script = format!("({command}) >/tmp/said 2>&1; echo $?; cat /tmp/said");
     let output = guest.run(script)?;
     let (status, said) = output.split_once('\n').context("no exit status")?;

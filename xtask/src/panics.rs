@@ -42,7 +42,8 @@ pub fn run(count: u64, seed: u64) -> Result<()> {
             scope.spawn(move || {
                 while let Some(course) = courses.get(next.fetch_add(1, Ordering::Relaxed)) {
                     let begin = Instant::now();
-                    let result = EmulatorFault::outlived(|| sudden_end::run(&lab, programs, course));
+                    let result =
+                        EmulatorFault::outlived(|| sudden_end::run(&lab, programs, course));
                     note(course, result, begin.elapsed(), &lab, sums);
                     let written = figures(&sums.lock().expect("nobody panics"), seed, start);
                     if let Err(e) = written {

@@ -48,6 +48,7 @@ const STEPS: &[Step] = &[
     step("vm:module_reset", Daily, || vm::scenario("module_reset")),
     step("panic", Daily, panic),
     step("vm:module_mount", Daily, || vm::scenario("module_mount")),
+    step("vm:devdax", Daily, || vm::scenario("devdax")),
     step("vm:module_failure", Daily, || {
         vm::scenario("module_failure")
     }),
