@@ -83,7 +83,7 @@ fn fuse(guest: &Guest) -> Result<()> {
         )?;
     }
     // Its memory, by the address.
-    let range = format!("$(cat /sys/bus/dax/devices/dax0.0/resource)+128M");
+    let range = "$(cat /sys/bus/dax/devices/dax0.0/resource)+128M";
     refuse(
         guest,
         &format!("mkfs.rpramfs {range}"),

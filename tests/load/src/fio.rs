@@ -182,6 +182,7 @@ impl Fio {
             None => 16 * (16 + random.below(240)) as usize,
         };
         let shuffled = random.one_in(3);
+        let sync = *random.pick(&["--fsync=32", "--fdatasync=8", "--fsync=0"]);
         // Through a mapping what is new is not written whole: it is for what is there.
         let engine = match random.below(5) {
             0..=2 => "psync",
@@ -202,7 +203,7 @@ impl Fio {
             engine,
             direct: engine != "mmap" && random.one_in(2),
             allocated: random.one_in(3),
-            sync: *random.pick(&["--fsync=32", "--fdatasync=8", "--fsync=0"]),
+            sync,
         }
     }
 

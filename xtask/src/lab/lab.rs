@@ -185,6 +185,8 @@ impl Boot {
             "panic=-1",
             "oops=panic",
             "random.trust_cpu=on",
+            // On a busy host an emulated timer can be late enough for a kernel to give up on it at boot.
+            "no_timer_check",
         ];
         if self.terminal {
             words.push(lab_agent::SHELL_ARGUMENT);
