@@ -5,13 +5,13 @@
 
 use anyhow::{Context, Result};
 use nix::fcntl::{fcntl, open, FcntlArg, FdFlag, OFlag};
-use nix::sys::stat::Mode;
+use nix::sys::stat::{major, minor, Mode};
 use nix::unistd::{lseek, Whence};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 use std::fs;
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::PathBuf;
 
 /// A file of the system's own mounts.
@@ -110,15 +110,31 @@ fn opened(pid: u32, descriptor: &str) -> Option<Foreign> {
     if !named || path.to_string_lossy().ends_with(" (deleted)") {
         return None;
     }
+    let metadata = fs::metadata(&link).ok()?;
+    // A mount that is nobody's any more has paths that lead nowhere.
+    let path = match metadata.file_type().is_char_device() {
+        true => device(metadata.rdev()).unwrap_or(path),
+        false => path,
+    };
     let info = fs::read_to_string(format!("/proc/{pid}/fdinfo/{descriptor}")).ok()?;
     let field = |name: &str| info.lines().find_map(|line| line.strip_prefix(name));
     Some(Foreign {
         mount: field("mnt_id:")?.trim().parse().ok()?,
-        inode: fs::metadata(&link).ok()?.ino(),
+        inode: metadata.ino(),
         flags: i32::from_str_radix(field("flags:")?.trim(), 8).ok()?,
         position: field("pos:")?.trim().parse().ok()?,
         path,
     })
+}
+
+/// The name in /dev that the kernel has for a character device.
+fn device(number: u64) -> Option<PathBuf> {
+    let (major, minor) = (major(number), minor(number));
+    let event = fs::read_to_string(format!("/sys/dev/char/{major}:{minor}/uevent")).ok()?;
+    let name = event
+        .lines()
+        .find_map(|line| line.strip_prefix("DEVNAME="))?;
+    Some(PathBuf::from("/dev").join(name))
 }
 
 #[cfg(test)]
@@ -141,6 +157,12 @@ mod tests {
         again.read_to_string(&mut text).unwrap();
         assert_eq!(text, "456789");
         assert!(again.write(b"x").is_err());
+    }
+
+    #[test]
+    fn devices_by_number() {
+        let null = fs::metadata("/dev/null").unwrap();
+        assert_eq!(device(null.rdev()), Some(PathBuf::from("/dev/null")));
     }
 
     #[test]

@@ -13,12 +13,6 @@ pub fn own(pid: u32) -> bool {
     MADE_BY_SYSTEMD.iter().any(|kind| differs(pid, kind))
 }
 
-/// Does it see other mounts?
-#[must_use]
-pub fn own_mounts(pid: u32) -> bool {
-    differs(pid, "mnt")
-}
-
 /// Has it users of its own (PrivateUsers=)?
 #[must_use]
 pub fn own_users(pid: u32) -> bool {

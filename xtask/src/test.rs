@@ -62,6 +62,7 @@ const STEPS: &[Step] = &[
     step("vm:demo", Daily, vm_demo),
     step("vm:demo_by_hand", Full, || vm::scenario("demo_by_hand")),
     step("vm:kup_restore", Daily, || vm::scenario("kup_restore")),
+    step("vm:kup_units", Daily, || vm::scenario("kup_units")),
     step("vm:kup_faults", Daily, || vm::scenario("kup_faults")),
     step("vm:update_7_2_to_7_3", Daily, || {
         vm::scenario("update_7_2_to_7_3")
