@@ -12,8 +12,10 @@ mod fstab_and_switch_root;
 mod kexec_keeps_region;
 mod kup_faults;
 mod kup_memory;
+mod kup_panic;
 mod kup_restore;
 mod kup_units;
+pub mod kup_workloads;
 mod lab_notices;
 mod misuse;
 mod module;
@@ -23,6 +25,7 @@ mod module_files;
 mod module_hostile;
 mod module_mount;
 mod module_posix;
+pub mod services;
 mod sparse;
 pub mod sudden_end;
 mod systemd_and_root_disk;
@@ -56,6 +59,16 @@ pub const SCENARIOS: &[Scenario] = &[
         name: "lab_notices",
         about: "a guest that panics or hangs is an error at once, with its last words",
         run: lab_notices::run,
+    },
+    Scenario {
+        name: "kup_workloads",
+        about: "redis, memcached, nginx, mariadb and a compilation through five updates in a row",
+        run: kup_workloads::run,
+    },
+    Scenario {
+        name: "kup_panic",
+        about: "a panic between the last round and the switch: the rescue kernel restores the application",
+        run: kup_panic::run,
     },
     Scenario {
         name: "kup_units",

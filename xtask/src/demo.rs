@@ -4,15 +4,20 @@
 use crate::host;
 use crate::lab::{Filesystem, Lab, Size};
 use crate::scenarios::demo::{carry, served_by, Options, Report};
+use crate::scenarios::{kup_workloads, services};
 use anyhow::Result;
 use clap::Args;
 use std::fs;
 
 #[derive(Args)]
 pub struct Demo {
-    /// The kernel to begin with: 6.1, 6.12, 7.2, …
-    #[arg(long, default_value = "6.12")]
-    from: String,
+    /// Instead of redis and memcached by themselves: one application, in a system with systemd and a root disk. Of the
+    /// other options only --from and --to are for it
+    #[arg(long, value_enum)]
+    app: Option<Name>,
+    /// The kernel to begin with: 6.1, 6.12, 7.2, … (6.12; with --app the last series but one)
+    #[arg(long)]
+    from: Option<String>,
     /// The kernel to end with
     #[arg(long, default_value = "7.x")]
     to: String,
@@ -36,6 +41,28 @@ pub struct Demo {
     fuse: bool,
 }
 
+/// An application that is carried along.
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum Name {
+    Redis,
+    Memcached,
+    Nginx,
+    Mariadb,
+    Compile,
+}
+
+impl Name {
+    fn app(self) -> &'static services::App {
+        match self {
+            Name::Redis => &services::REDIS,
+            Name::Memcached => &services::MEMCACHED,
+            Name::Nginx => &services::NGINX,
+            Name::Mariadb => &services::MARIADB,
+            Name::Compile => &services::COMPILE,
+        }
+    }
+}
+
 /// The demo without any option.
 pub fn as_by_default() -> Result<()> {
     #[derive(clap::Parser)]
@@ -48,8 +75,12 @@ pub fn as_by_default() -> Result<()> {
 
 impl Demo {
     pub fn run(self) -> Result<()> {
+        if let Some(name) = self.app {
+            let from = self.from.as_deref().unwrap_or("7.x-1");
+            return kup_workloads::one(&Lab::open("demo")?, name.app(), from, &self.to);
+        }
         let options = Options {
-            from: self.from,
+            from: self.from.unwrap_or(Options::default().from),
             to: self.to,
             filesystem: self.fs,
             region: self.region,

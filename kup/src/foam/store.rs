@@ -124,7 +124,7 @@ fn allocate(file: &File, range: &Range<u64>) -> io::Result<()> {
     }
 }
 
-/// Gives back the room of ranges.
+/// Gives back the room of ranges, where the filesystem can: nobody reads what is there.
 ///
 /// # Errors
 /// Those of fallocate(2).
@@ -132,7 +132,10 @@ pub fn punch(file: &File, ranges: &Ranges) -> io::Result<()> {
     let flags = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
     for range in ranges.iter() {
         let bytes = range.end - range.start;
-        fallocate(file, flags, range.start as i64, bytes as i64)?;
+        match fallocate(file, flags, range.start as i64, bytes as i64) {
+            Ok(()) | Err(Errno::EOPNOTSUPP) => {}
+            Err(e) => return Err(e.into()),
+        }
     }
     Ok(())
 }
