@@ -14,6 +14,7 @@ pub mod images;
 pub mod kexec;
 pub mod namespaces;
 pub mod network;
+pub mod overcommit;
 pub mod place;
 pub mod processes;
 pub mod sockets;

@@ -6,7 +6,7 @@ use super::{make, Checkpoint};
 use crate::criu::{seen, Criu};
 use crate::foam::restore::Listener;
 use crate::images::Images;
-use crate::{processes, system};
+use crate::{overcommit, processes, system};
 use anyhow::{bail, ensure, Context, Result};
 use std::fs::File;
 use std::io::{BufRead, BufReader};
@@ -118,6 +118,7 @@ fn run(
     drain: Option<Drain<'_>>,
     within: Option<u32>,
 ) -> Result<Option<ChildStdin>> {
+    let images = Images::new(&at.images());
     let log = at.log().join("restore.log");
     let criu = Criu::new("restore", &at.images(), &log, within)?
         .arg("--work-dir")
@@ -125,11 +126,11 @@ fn run(
         .arg("--restore-detached")
         .args(&manifest.criu_options);
     let Some(drain) = drain else {
-        replace(criu, manifest)?;
+        replace(criu, manifest, &images)?;
         return Ok(None);
     };
     let (mut drain, stdin) = drain.ready()?;
-    if let Err(e) = replace(criu.arg("--lazy-pages"), manifest) {
+    if let Err(e) = replace(criu.arg("--lazy-pages"), manifest, &images) {
         drop(stdin);
         abandon(at, &mut drain);
         return Err(e);
@@ -140,7 +141,7 @@ fn run(
 
 /// Runs CRIU, with something in the place of each connection that was cut, and of each file
 /// that was open from elsewhere.
-fn replace(mut criu: Criu, manifest: &Manifest) -> Result<()> {
+fn replace(mut criu: Criu, manifest: &Manifest, images: &Images) -> Result<()> {
     let command = manifest.processes.first().map_or("", |root| &root.command);
     let program = command.split(' ').next().unwrap_or_default();
     let identifier = program.rsplit('/').next().unwrap_or_default();
@@ -156,6 +157,10 @@ fn replace(mut criu: Criu, manifest: &Manifest) -> Result<()> {
         criu = criu.arg("--inherit-fd").arg(file.replaced_by(&fd));
         inherited.push(fd);
     }
+    let _allowed = match overcommit::wanted(images)? {
+        true => Some(overcommit::allow()?),
+        false => None,
+    };
     let running = criu.start()?;
     drop(inherited);
     running.finish()
