@@ -21,4 +21,5 @@ pub mod sockets;
 pub mod system;
 pub mod timeline;
 pub mod unit;
+mod unlock;
 pub mod update;

@@ -88,7 +88,10 @@ pub fn release() -> Result<()> {
 }
 
 /// Deletes a table, whether it is there or not.
-fn delete(table: &str) -> Result<()> {
+///
+/// # Errors
+/// nft(8) is not there, or does not take it.
+pub(crate) fn delete(table: &str) -> Result<()> {
     nft(&without(table))
 }
 

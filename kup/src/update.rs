@@ -6,9 +6,11 @@ use crate::checkpoint::restore::Restored;
 use crate::checkpoint::{
     self, Checkpoint, Checkpoints, Complete, Left, Manifest, Memory, Request, State,
 };
+use crate::images::Images;
 use crate::kexec::{self, Next};
 use crate::network::{self, Ports};
 use crate::unit::Unit;
+use crate::unlock::unlock;
 use crate::{system, unit};
 use anyhow::{anyhow, bail, ensure, Context, Result};
 use serde::{Deserialize, Serialize};
@@ -267,7 +269,8 @@ fn make_room(checkpoints: &Checkpoints, wish: &Wish, say: &dyn Fn(&str)) -> Resu
         }
         let manifest = at.manifest()?;
         if manifest.left == Left::Carried && manifest.boot_id == system::boot_id()? {
-            // It was not carried anywhere, and went on.
+            // It was not carried anywhere, and went on, if its CRIU was not killed, too.
+            unlock(&Images::new(&at.images()))?;
             at.remove()?;
             continue;
         }
@@ -364,6 +367,8 @@ fn clear(checkpoints: &Checkpoints, update: &mut Update, say: &dyn Fn(&str)) -> 
             Err(_) => at.dir.exists() && !at.has_manifest(),
         };
         if carried {
+            // Its CRIU may have been killed, too.
+            unlock(&Images::new(&at.images()))?;
             at.remove()?;
             say(&format!(
                 "{name} runs; its checkpoint was out of date and is removed"

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0 OR GPL-2.0
 //! Whatever goes wrong with `kup update`, the application runs or can be restored, and a client's
-//! connection outlives it. Each case ends with a redis that holds what it held, and answers.
+//! connection outlives it, unless CRIU itself is killed. Each case ends with a redis that holds what it held, and answers.
 
 use crate::apps::counter::Counter;
 use crate::apps::redis::Redis;
@@ -87,6 +87,26 @@ const CASES: &[Case] = &[
     },
 ];
 
+/// The application runs from the moment in which its CRIU ends, with its connections in repair mode; one on which
+/// something has come meanwhile is lost then, before anybody can unlock it.
+const WITHOUT_CONNECTION: &[Case] = &[
+    Case {
+        name: "CRIU is killed when all stand still",
+        script: "touch /tmp/hang; ($UPDATE 2>/tmp/said; echo $? > /tmp/status) & \
+                 until grep -q switching $BASE/update.json; do sleep 0.1; done; \
+                 kill -9 $(pidof criu) || exit 1; kill $(pidof sleep); rm /tmp/hang; wait; \
+                 [ $(cat /tmp/status) = 1 ] && ! nft list tables | grep CRIU",
+    },
+    Case {
+        name: "kup and CRIU are killed when all stand still",
+        script: "touch /tmp/hang; $UPDATE 2>/dev/null & \
+                 until grep -q switching $BASE/update.json; do sleep 0.1; done; \
+                 kill -9 $! $(pidof criu) || exit 1; kill $(pidof sleep); rm /tmp/hang; end; \
+                 nft list tables | grep -q CRIU && kup resume && ! nft list tables | grep CRIU && \
+                 kup list --json | grep -q '^\\[\\]'",
+    },
+];
+
 pub fn run(lab: &Lab) -> Result<()> {
     let kernels = lab.kernels()?;
     let release = kernels.release("7.x")?;
@@ -120,6 +140,11 @@ pub fn run(lab: &Lab) -> Result<()> {
         println!("{}: ok", case.name);
     }
     counter.finish()?;
+    for case in WITHOUT_CONNECTION {
+        one(&guest, dir, case).with_context(|| case.name)?;
+        ensure!(items(host)? == before, "{}: the keys differ", case.name);
+        println!("{}: ok", case.name);
+    }
     guest.check()
 }
 
@@ -130,7 +155,7 @@ fn items(host: Ipv4Addr) -> Result<String> {
 
 fn one(guest: &Guest, dir: &str, case: &Case) -> Result<()> {
     let script = format!(
-        "PID=$(pidof redis-server); BASE={BASE}; rm -rf /tmp/said; \
+        "PID=$(pidof redis-server); BASE={BASE}; rm -rf /tmp/said $BASE/update.json; \
          end() {{ sleep 0.5; while pidof criu >/dev/null; do sleep 0.1; done; }}; \
          leave() {{ fallocate -l $(df -k /mnt | awk -v left=$1 'END {{ print $4 - left * 1024 }}')k /mnt/filler; }}; \
          UPDATE=\"kup update --kernel /{dir}/vmlinuz --initrd /{dir}/initrd --pid redis=$PID\"; {}",

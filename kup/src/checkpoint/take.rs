@@ -11,6 +11,7 @@ use crate::foam::store::{self, Store};
 use crate::hook::{Asked, Hook};
 use crate::images::Images;
 use crate::unit::Unit;
+use crate::unlock::unlock;
 use crate::{foreign, namespaces, processes, sockets, system};
 use anyhow::{bail, ensure, Context, Result};
 use std::fs::{self, File};
@@ -96,15 +97,25 @@ fn room(at: &Checkpoint, processes: &[Process]) -> Result<()> {
 pub struct Complete {
     asked: Asked,
     running: Running,
+    images: PathBuf,
+}
+
+/// A CRIU that was killed has unlocked nothing.
+fn unlocked(images: &Path) {
+    if let Err(e) = unlock(&Images::new(images)) {
+        eprintln!("kup: connections may be locked still: {e:#}");
+    }
 }
 
 impl Complete {
     /// All the processes go on where they stand.
     pub fn go_on(all: impl IntoIterator<Item = Complete>) {
-        let told: Vec<Running> = all.into_iter().map(|one| one.running).collect();
-        for running in told {
+        // The answers first: dropping them is a no.
+        let told = all.into_iter().map(|one| (one.running, one.images));
+        for (running, images) in told.collect::<Vec<_>>() {
             // For CRIU a no is a failure.
             let _ = running.finish();
+            unlocked(&images);
         }
     }
 }
@@ -274,7 +285,11 @@ impl Taking {
         let asked = match hook.asked(|| running.is_alive()) {
             Ok(asked) => asked,
             // Its log says why.
-            Err(e) => return Err(running.finish().err().unwrap_or(e)),
+            Err(e) => {
+                let said = running.finish().err();
+                unlocked(&images);
+                return Err(said.unwrap_or(e));
+            }
         };
         if let Some(round) = self.manifest.rounds.last_mut() {
             round.seconds = start.elapsed().as_secs_f64();
@@ -283,9 +298,14 @@ impl Taking {
             // A no: CRIU lets the processes go on, and calls that a failure.
             drop(asked);
             let _ = running.finish();
+            unlocked(&images);
             return Err(e);
         }
-        Ok(Complete { asked, running })
+        Ok(Complete {
+            asked,
+            running,
+            images,
+        })
     }
 
     /// The processes go on as the request has it: killed, or running. The checkpoint stays whatever becomes of
