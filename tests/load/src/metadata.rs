@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0 OR GPL-2.0
-//! Names and attributes: each operation has happened wholly or not at all.
+//! Names and attributes: each operation has happened wholly or not at all, but for an append, which may have come to the
+//! end of a page.
 
 use crate::tree::{self, Entry, Kind, Tree};
 use crate::{dead, xattr, Fate, Load, Rng};
@@ -14,6 +15,7 @@ use std::sync::Arc;
 
 /// A directory in which all threads have names, each its own ones.
 const SHARED: &str = "shared";
+const PAGE: usize = 4096;
 /// Most unlinked files that are kept open.
 const HELD: usize = 4;
 
@@ -119,6 +121,19 @@ impl Model {
     }
 
     /// What the operation makes of it; `None` where it has to fail.
+    /// What an operation that was cut short may have come to: a write goes piece by piece from the front, and the last
+    /// page of the file is a piece of its own (LAYOUT.md, section 14).
+    fn parts(&self, op: &Op) -> Vec<Model> {
+        let Op::Append(path, data) = op else {
+            return Vec::new();
+        };
+        let length = self.clone().file(path).map_or(0, |file| file.len());
+        let to_page = length.next_multiple_of(PAGE) - length;
+        let cuts = (to_page..data.len()).step_by(PAGE).filter(|&cut| cut > 0);
+        cuts.filter_map(|cut| self.apply(&Op::Append(path.clone(), data[..cut].to_vec())))
+            .collect()
+    }
+
     fn apply(&self, op: &Op) -> Option<Model> {
         let mut m = self.clone();
         match op {
@@ -488,9 +503,39 @@ impl Load for Churn {
         let Some(next) = flight.as_ref().and_then(|op| self.model.apply(op)) else {
             return Err(format!("{e}; under way: {flight:?}"));
         };
+        let cut = flight.iter().flat_map(|op| self.model.parts(op));
+        if let Some(part) = cut
+            .into_iter()
+            .find(|part| tree::same(&part.tree(), &found).is_ok())
+        {
+            self.model = part;
+            return Ok(Fate::Part);
+        }
         tree::same(&next.tree(), &found)
             .map_err(|after| format!("neither before ({e}) nor after ({after}) {flight:?}"))?;
         self.model = next;
         Ok(Fate::After)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_append_is_cut_at_pages() {
+        let mut model = Model::default();
+        model = model.apply(&Op::Create("f".to_owned())).unwrap();
+        let lengths = |model: &Model, bytes| -> Vec<usize> {
+            let parts = model.parts(&Op::Append("f".to_owned(), vec![7; bytes]));
+            let length = |mut part: Model| part.file("f").unwrap().len();
+            parts.into_iter().map(length).collect()
+        };
+        assert_eq!(lengths(&model, 3 * PAGE), [PAGE, 2 * PAGE]);
+        model = model
+            .apply(&Op::Append("f".to_owned(), vec![7; 10_928]))
+            .unwrap();
+        assert_eq!(lengths(&model, 2598), [3 * PAGE]);
+        assert_eq!(lengths(&model, 100), []);
     }
 }

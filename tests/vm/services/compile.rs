@@ -31,7 +31,7 @@ fn begin(lab: &Lab, guest: &Guest, _: Ipv4Addr) -> Result<Box<dyn Witness>> {
     guest.command(undisturbed).timeout(300).run()?;
     guest.run(format!(
         "cd /root/carried && export TMPDIR=/root/tmp
-         setsid {MAKE} </dev/null >log 2>&1 & echo $! > /run/compile.pid
+         setsid {MAKE} </dev/null >log 2>&1 & echo $! > /root/compile.pid
          for i in $(seq 200); do [ $(ls /root/carried/src/*.o 2>/dev/null | wc -l) -ge 3 ] && exit; sleep 0.1; done
          cat /root/carried/log; exit 1"
     ))?;

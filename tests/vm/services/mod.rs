@@ -31,7 +31,7 @@ const PATIENCE: Duration = Duration::from_secs(180);
 /// What is carried along.
 pub struct App {
     pub name: &'static str,
-    /// Its unit; another program is known by the PID in /run/NAME.pid.
+    /// Its unit; another program is known by the PID in /root/NAME.pid.
     pub unit: Option<&'static str>,
     /// What an operator sets, once, by a shell.
     configure: &'static str,
@@ -103,7 +103,11 @@ impl<'a> System<'a> {
             .iter()
             .map(|app| match app.unit {
                 Some(unit) => format!(" --unit {}={unit}", app.name),
-                None => format!(" --pid {0}=$(cat /run/{0}.pid)", app.name),
+                // It may have come to its end by itself.
+                None => format!(
+                    " $(pid=$(cat /root/{0}.pid); [ -e /proc/$pid ] && echo --pid {0}=$pid)",
+                    app.name
+                ),
             })
             .collect();
         let (hello, said, seconds) = self.lab.leave_by(
