@@ -7,7 +7,7 @@ use anyhow::{bail, ensure, Context, Result};
 use kup::checkpoint::{self, Checkpoints, Left, Manifest, Request, State};
 use kup::kexec::{self, Next};
 use kup::update::{self, Member, Update, Wish};
-use kup::{criu, namespaces, network, place, processes, system, timeline, unit};
+use kup::{criu, namespaces, place, processes, system, timeline, unit};
 use serde::Serialize;
 use serde_json::{json, Value};
 use std::io::Write;
@@ -52,9 +52,11 @@ pub fn run(line: &Line) -> Result<bool> {
             }
             let restored = match at.manifest()?.unit {
                 Some(id) if unit::is_systemd() => {
-                    unit::divert(&[(id.clone(), at.name.clone())], line.dir.as_deref())?;
+                    let pair = [(id.clone(), at.name.clone())];
+                    ensure!(!unit::is_active(&id), "{id} runs: stop it first");
+                    unit::divert(&pair, line.dir.as_deref())?;
                     let restored = update::restore_unit(&at, &id)?;
-                    unit::give_back([id.as_str()])?;
+                    unit::give_back(&pair)?;
                     restored
                 }
                 _ => checkpoint::restore::restore(&at, None, &say)?,
@@ -92,10 +94,7 @@ pub fn run(line: &Line) -> Result<bool> {
                 say("no update waits to be resumed");
             }
         }
-        Command::Release => {
-            network::release()?;
-            unit::give_back(unit::diverted().iter().map(String::as_str))?;
-        }
+        Command::Release => update::release(&place()?)?,
         Command::Placeholder => unit::wait_for_the_end(),
         Command::Report { svg, throughput } => {
             let place = place()?;
@@ -184,10 +183,11 @@ fn take(
         return checkpoint::take(&at, &request, say);
     };
     // Systemd must not start it anew when it is gone.
-    unit::divert(&[(id.clone(), at.name.clone())], dir)?;
+    let pair = [(id, at.name.clone())];
+    unit::divert(&pair, dir)?;
     let taken = checkpoint::take(&at, &request, say);
-    if taken.is_err() {
-        unit::give_back([id.as_str()])?;
+    if taken.is_err() && !at.dir.exists() {
+        unit::give_back(&pair)?;
     }
     taken
 }
@@ -199,12 +199,23 @@ fn in_unit(at: &checkpoint::Checkpoint, say: &dyn Fn(&str)) -> Result<()> {
     let id = manifest
         .unit
         .context("this is no checkpoint of a service")?;
+    if matches!(manifest.state, State::Draining | State::Restored) {
+        // It was restored before, and has ended since: this is an ordinary start.
+        unit::give_back(&[(id.clone(), at.name.clone())])?;
+        return unit::start_anew(&id);
+    }
     let within = namespaces::own(placeholder).then_some(placeholder);
     checkpoint::restore::restore(at, within, say)?;
+    // It runs. Whatever goes wrong from here on, a failure would have systemd end it.
     if let Some(path) = &manifest.pid_file {
-        unit::write_pid_file(path, manifest.root_pid)?;
+        if let Err(e) = unit::write_pid_file(path, manifest.root_pid) {
+            say(&format!("{id}: no PID file: {e:#}"));
+        }
     }
-    unit::hand_over(&id, manifest.root_pid, placeholder)
+    if let Err(e) = unit::hand_over(&id, manifest.root_pid, placeholder) {
+        say(&format!("{id}: {e:#}"));
+    }
+    Ok(())
 }
 
 /// A restore that was cut off is to be tried again.
@@ -336,7 +347,7 @@ fn remove(checkpoints: &Checkpoints, asked: &args::Remove) -> Result<()> {
         at.wipe()?;
     }
     if let Ok(Manifest { unit: Some(id), .. }) = at.manifest() {
-        unit::give_back([id.as_str()])?;
+        unit::give_back(&[(id, at.name.clone())])?;
     }
     at.remove()
 }

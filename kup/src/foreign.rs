@@ -45,7 +45,9 @@ impl Foreign {
     /// It cannot be opened any more.
     pub fn replacement(&self) -> Result<OwnedFd> {
         let open = || -> nix::Result<OwnedFd> {
-            let flags = OFlag::from_bits_truncate(self.flags) - OFlag::O_CLOEXEC;
+            // Nothing that opening would do to the file.
+            let kept = OFlag::O_ACCMODE | OFlag::O_APPEND | OFlag::O_NONBLOCK;
+            let flags = OFlag::from_bits_truncate(self.flags) & kept;
             let fd = open(&self.path, flags | OFlag::O_NOCTTY, Mode::empty())?;
             if self.position != 0 {
                 lseek(&fd, self.position, Whence::SeekSet)?;

@@ -6,6 +6,8 @@
 use crate::checkpoint::MANIFEST;
 use crate::criu::seen;
 use anyhow::{ensure, Context, Result};
+use nix::errno::Errno;
+use nix::sys::socket::{recv, MsgFlags};
 use std::env;
 use std::ffi::OsString;
 use std::fs::File;
@@ -77,6 +79,15 @@ impl Hook {
 pub struct Asked(UnixStream);
 
 impl Asked {
+    /// Is who asked still there?
+    #[must_use]
+    pub fn waits(&self) -> bool {
+        let mut byte = [0];
+        let flags = MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT;
+        // It has nothing to say: an end is all that can come.
+        recv(self.0.as_raw_fd(), &mut byte, flags) == Err(Errno::EAGAIN)
+    }
+
     /// The checkpoint is complete.
     ///
     /// # Errors

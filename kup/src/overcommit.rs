@@ -64,8 +64,13 @@ pub fn allow() -> Result<Allowed> {
         .open(KEPT)
         .context(KEPT)?;
     let lock = |file, how| Flock::lock(file, how).map_err(|(_, e)| e).context(KEPT);
+    let mut first = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+        Ok(first) => first,
+        // Another restore is under way, and has seen to it.
+        Err((file, Errno::EAGAIN)) => return Ok(Allowed(Some(lock(file, FlockArg::LockShared)?))),
+        Err((_, e)) => return Err(e).context(KEPT),
+    };
     // The first of several that restore at once notes what it was.
-    let mut first = lock(file, FlockArg::LockExclusive)?;
     let mut kept = String::new();
     first.read_to_string(&mut kept)?;
     if kept.is_empty() {

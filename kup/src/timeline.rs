@@ -141,6 +141,7 @@ fn words(step: Step) -> (&'static str, &'static str) {
         Step::Running => ("runs", "#c7e0c9"),
         Step::Continued => ("continued", "#c7e0c9"),
         Step::Failed => ("failed", "#777777"),
+        Step::GivenUp => ("given up", "#777777"),
     }
 }
 

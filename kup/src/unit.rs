@@ -61,6 +61,26 @@ pub fn find(name: &str) -> Result<Unit> {
         root == main_pid,
         "process {root} of {id} is not one of its main process {main_pid}: CRIU takes one tree of processes"
     );
+    for property in ["RootDirectory", "RootImage"] {
+        ensure!(
+            get(property).is_empty(),
+            "{id} has {property}=, in which kup is not found"
+        );
+    }
+    ensure!(
+        get("Delegate") != "yes",
+        "{id} has Delegate=yes: its own control groups would not come back"
+    );
+    let sockets = get("TriggeredBy")
+        .split(' ')
+        .filter(|unit| unit.ends_with(".socket"));
+    for socket in sockets {
+        ensure!(
+            active_state(socket).as_deref() != Some("active"),
+            "{id} is started by {socket}, which would have its port in the next kernel before it is back: \
+             `systemctl disable --now {socket}` and restart {id} before the first update"
+        );
+    }
     let pid_file = Some(get("PIDFile")).filter(|path| !path.is_empty());
     let pid_file = pid_file.map(PathBuf::from);
     Ok(Unit {
@@ -156,22 +176,25 @@ fn text(checkpoint: &str, dir: Option<&Path>) -> Result<String> {
          ExecStart=\n\
          ExecStart={kup} placeholder\n\
          ExecStartPost=\n\
-         ExecStartPost=+{kup} {dir}restore --in-unit {checkpoint}\n"
+         ExecStartPost=+{kup} {dir}{}",
+        last_line(checkpoint)
     ))
 }
 
-/// From now on these units are started as they always were. What runs of them runs on.
+/// From now on these units are started as they always were, if it was for these checkpoints that they were not. What
+/// runs of them runs on.
 ///
 /// # Errors
 /// The drop-in could not be removed, or systemd does not notice.
-pub fn give_back<'a>(ids: impl IntoIterator<Item = &'a str>) -> Result<()> {
+pub fn give_back(units: &[(String, String)]) -> Result<()> {
     let mut some = false;
-    for id in ids {
+    for (id, checkpoint) in units {
         let path = drop_in(id)?;
-        match fs::remove_file(&path) {
-            Err(e) if e.kind() == ErrorKind::NotFound => continue,
-            other => other.with_context(|| path.display().to_string())?,
+        let text = fs::read_to_string(&path).unwrap_or_default();
+        if !text.ends_with(&last_line(checkpoint)) {
+            continue;
         }
+        fs::remove_file(&path).with_context(|| path.display().to_string())?;
         some = true;
         if let Some(dir) = path.parent() {
             // Others may have something there.
@@ -181,16 +204,37 @@ pub fn give_back<'a>(ids: impl IntoIterator<Item = &'a str>) -> Result<()> {
     reload(some)
 }
 
-/// The units that are not given back yet.
+fn last_line(checkpoint: &str) -> String {
+    format!("restore --in-unit {checkpoint}\n")
+}
+
+/// Does it run, as far as systemd knows?
 #[must_use]
-pub fn diverted() -> Vec<String> {
-    let entries = fs::read_dir(RUNTIME).into_iter().flatten().flatten();
-    let id = |entry: fs::DirEntry| -> Option<String> {
-        let name = entry.file_name().into_string().ok()?;
-        let id = name.strip_suffix(".d")?;
-        entry.path().join(DROP_IN).exists().then(|| id.to_owned())
-    };
-    entries.filter_map(id).collect()
+pub fn is_active(id: &str) -> bool {
+    is_systemd() && active_state(id).as_deref() == Some("active")
+}
+
+fn active_state(id: &str) -> Option<String> {
+    show(id, &["ActiveState"]).ok()?.remove("ActiveState")
+}
+
+/// Waits for the end of a start that is under way.
+///
+/// # Errors
+/// It came to nothing.
+pub fn wait_for(id: &str) -> Result<()> {
+    match is_systemd() && active_state(id).as_deref() == Some("activating") {
+        true => start(id),
+        false => Ok(()),
+    }
+}
+
+/// In the midst of a start: have it started once more, by its own commands.
+///
+/// # Errors
+/// Systemd does not take it.
+pub fn start_anew(id: &str) -> Result<()> {
+    systemctl(&["restart", "--no-block", id])
 }
 
 fn reload(needed: bool) -> Result<()> {
@@ -239,17 +283,17 @@ pub fn placeholder() -> Result<u32> {
 /// It does not take it.
 pub fn hand_over(id: &str, main_pid: u32, placeholder: u32) -> Result<()> {
     sd_notify::notify(&[NotifyState::MainPid(main_pid)]).context("telling systemd")?;
-    // It asks who told it, so that we must be there until it has heard.
-    for _ in 0..200 {
-        let shown = show(id, &["MainPID"])?;
+    // It asks who told it, so that we must be there until it has heard, as busy as it may be at boot.
+    for _ in 0..2400 {
+        let shown = show(id, &["MainPID"]).unwrap_or_default();
         if shown.get("MainPID").map(String::as_str) == Some(&main_pid.to_string()) {
             let placeholder = i32::try_from(placeholder).context("no PID")?;
-            kill(Pid::from_raw(placeholder), Signal::SIGKILL).context("ending the placeholder")?;
-            return Ok(());
+            return kill(Pid::from_raw(placeholder), Signal::SIGKILL)
+                .context("ending the placeholder");
         }
         std::thread::sleep(Duration::from_millis(25));
     }
-    bail!("systemd does not take {main_pid} for the main process of {id}")
+    bail!("systemd does not take {main_pid} for the main process")
 }
 
 /// Writes a service's PID file, which was in /run and so is gone, unless somebody has.
@@ -257,6 +301,9 @@ pub fn hand_over(id: &str, main_pid: u32, placeholder: u32) -> Result<()> {
 /// # Errors
 /// It cannot be written.
 pub fn write_pid_file(path: &Path, main_pid: u32) -> Result<()> {
+    if let Some(dir) = path.parent() {
+        fs::create_dir_all(dir).with_context(|| dir.display().to_string())?;
+    }
     let mut options = fs::File::options();
     match options.write(true).create_new(true).open(path) {
         Err(e) if e.kind() == ErrorKind::AlreadyExists => Ok(()),

@@ -44,6 +44,8 @@ pub enum Step {
     Continued,
     /// Something failed; they can still be restored.
     Failed,
+    /// Nobody waits for them any more.
+    GivenUp,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -125,19 +127,26 @@ impl Update {
     }
 
     fn hold(&self, checkpoints: &Checkpoints, given: Option<&Path>) -> Result<()> {
-        network::hold(&self.ports)?;
-        keep_pids(self.last_pid.max(FIRST_PID))?;
-        unit::divert(&self.units(checkpoints)?, given)
+        // Each of them, whatever becomes of the others.
+        let diverted = self
+            .units(checkpoints)
+            .and_then(|units| unit::divert(&units, given));
+        let held = network::hold(&self.ports);
+        let kept = keep_pids(self.last_pid.max(FIRST_PID));
+        diverted.and(held).and(kept)
     }
 
-    /// The services among the members that are not restored yet, each with its checkpoint.
+    /// The services among the members that are not restored yet, each with its checkpoint. One that runs was started
+    /// anew meanwhile.
     fn units(&self, checkpoints: &Checkpoints) -> Result<Vec<(String, String)>> {
         let mut units = Vec::new();
         for name in &self.members {
             let Ok(manifest) = checkpoints.at(name)?.manifest() else {
                 continue;
             };
-            if let (Some(id), State::Ready) = (manifest.unit, manifest.state) {
+            // A restore that was cut off is not repeated, but the service does not start anew either.
+            let waits = matches!(manifest.state, State::Ready | State::Restoring);
+            if let Some(id) = manifest.unit.filter(|id| waits && !unit::is_active(id)) {
                 units.push((id, name.clone()));
             }
         }
@@ -189,6 +198,13 @@ pub fn update(checkpoints: &Checkpoints, wish: &Wish, say: &dyn Fn(&str)) -> Res
         !wish.members.is_empty(),
         "nothing to carry over: name it by --pid or --cgroup"
     );
+    if let Some(mut last) = Update::read(dir)? {
+        let ended = matches!(last.step(), Some(Step::Continued | Step::Running) | None);
+        if last.boot_id == system::boot_id()? && !ended {
+            // It was killed; what it left is out of date.
+            clear(checkpoints, &mut last, say)?;
+        }
+    }
     not_forgotten(checkpoints)?;
     make_room(checkpoints, wish, say)?;
     let next_kernel = kexec::release(&wish.next.kernel)?;
@@ -316,7 +332,7 @@ fn switch(
     // What is not in the region must be on its disk, and had better not be written after the stop.
     nix::unistd::sync();
     update.say(dir, Step::Stopping, "")?;
-    let stopped: Vec<Result<Complete>> = std::thread::scope(|scope| {
+    let mut stopped: Vec<Result<Complete>> = std::thread::scope(|scope| {
         let threads: Vec<_> = taking
             .iter_mut()
             .map(|one| scope.spawn(|| one.last()))
@@ -348,6 +364,11 @@ fn switch(
             ));
         }
         update.say(dir, Step::Switching, "")?;
+        // The last look: who is not held any more has gone on, and would be restored from the past.
+        for (one, stopped) in taking.iter().zip(&mut stopped) {
+            let held = stopped.as_mut().is_ok_and(Complete::is_held);
+            ensure!(held, "CRIU has let {} go", one.name());
+        }
         kexec::start()
     };
     let failed = start();
@@ -426,7 +447,7 @@ pub fn resume(checkpoints: &Checkpoints, given: Option<&Path>, say: &dyn Fn(&str
     };
     let _lock = checkpoints.lock()?;
     match update.step() {
-        Some(Step::Running | Step::Continued) | None => return Ok(false),
+        Some(Step::Running | Step::Continued | Step::GivenUp) | None => return Ok(false),
         _ => {}
     }
     if update.boot_id == system::boot_id()? {
@@ -442,10 +463,17 @@ pub fn resume(checkpoints: &Checkpoints, given: Option<&Path>, say: &dyn Fn(&str
     let mut failed = Vec::new();
     for name in update.members.clone() {
         let at = checkpoints.at(&name)?;
+        if !at.dir.exists() {
+            say(&format!("{name} was removed"));
+            continue;
+        }
         let restored = match at.manifest() {
-            // It may be about to: systemd starts units when it sees fit.
+            Ok(manifest) if matches!(manifest.state, State::Draining | State::Restored) => {
+                // Systemd, which starts units when it sees fit, may not be through with it.
+                manifest.unit.iter().try_for_each(|id| unit::wait_for(id))?;
+                continue;
+            }
             Ok(Manifest { unit: Some(id), .. }) if unit::is_systemd() => restore_unit(&at, &id),
-            Ok(manifest) if matches!(manifest.state, State::Draining | State::Restored) => continue,
             Ok(_) => checkpoint::restore::restore(&at, None, say),
             Err(e) => Err(e),
         };
@@ -468,9 +496,37 @@ pub fn resume(checkpoints: &Checkpoints, given: Option<&Path>, say: &dyn Fn(&str
         );
     }
     network::release()?;
-    unit::give_back(unit::diverted().iter().map(String::as_str))?;
+    give_back(checkpoints, &update)?;
     update.say(dir, Step::Running, "")?;
     Ok(true)
+}
+
+/// From now on the services among the members are started as they always were.
+fn give_back(checkpoints: &Checkpoints, update: &Update) -> Result<()> {
+    let mut units = Vec::new();
+    for name in &update.members {
+        if let Ok(Manifest { unit: Some(id), .. }) = checkpoints.at(name)?.manifest() {
+            units.push((id, name.clone()));
+        }
+    }
+    unit::give_back(&units)
+}
+
+/// Gives up what a resume could not restore: packets come through, services start anew, no later boot tries it again.
+/// The checkpoints stay until they are removed.
+///
+/// # Errors
+/// What was in the way.
+pub fn release(checkpoints: &Checkpoints) -> Result<()> {
+    network::release()?;
+    let _lock = checkpoints.lock()?;
+    if let Some(mut update) = Update::read(checkpoints.dir())? {
+        give_back(checkpoints, &update)?;
+        if update.waits() && update.boot_id != system::boot_id()? {
+            update.say(checkpoints.dir(), Step::GivenUp, "")?;
+        }
+    }
+    Ok(())
 }
 
 /// Has systemd restore a service that is diverted.
@@ -479,6 +535,12 @@ pub fn resume(checkpoints: &Checkpoints, given: Option<&Path>, say: &dyn Fn(&str
 /// It could not; the checkpoint is still there.
 pub fn restore_unit(at: &Checkpoint, id: &str) -> Result<Restored> {
     let start = Instant::now();
+    ensure!(
+        !unit::is_active(id) || matches!(at.manifest()?.state, State::Draining | State::Restored),
+        "{id} runs already, started anew: stop it, then `kup restore {0}`; or give its checkpoint up \
+         (`kup remove --force {0}`)",
+        at.name
+    );
     unit::start(id)?;
     let manifest = at.manifest()?;
     ensure!(

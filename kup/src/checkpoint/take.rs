@@ -108,6 +108,11 @@ fn unlocked(images: &Path) {
 }
 
 impl Complete {
+    /// Does CRIU wait, and with it its script?
+    pub fn is_held(&mut self) -> bool {
+        self.running.is_alive() && self.asked.waits()
+    }
+
     /// All the processes go on where they stand.
     pub fn go_on(all: impl IntoIterator<Item = Complete>) {
         // The answers first: dropping them is a no.

@@ -22,6 +22,16 @@ pub fn hard_to_kill() -> Result<()> {
         Signal::SIGINT,
         Signal::SIGQUIT,
         Signal::SIGPIPE,
+        // In a service's control group it gets what is meant for all of the service (`systemctl kill`, a watchdog).
+        Signal::SIGUSR1,
+        Signal::SIGUSR2,
+        Signal::SIGABRT,
+        Signal::SIGALRM,
+        Signal::SIGVTALRM,
+        Signal::SIGPROF,
+        Signal::SIGIO,
+        Signal::SIGPWR,
+        Signal::SIGXCPU,
     ] {
         // SAFETY: to ignore a signal runs no code.
         unsafe { signal(which, SigHandler::SigIgn) }.with_context(|| format!("ignore {which}"))?;
