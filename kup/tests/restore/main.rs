@@ -204,15 +204,18 @@ fn a_process_without_a_memory_is_an_error() {
 
 #[test]
 fn the_supervisor_may_die() {
-    let scenario = Scenario {
-        pages: 2048,
-        sums: true,
-        play: Play::Orphans,
-        ..Scenario::new(702)
-    };
-    let run = run(&scenario, 0);
-    assert!(run.apps_ok);
-    assert!(run.outcome.unwrap_err().contains("signal"));
+    for seed in 0..12 {
+        let scenario = Scenario {
+            pages: 2048,
+            processes: 6,
+            sums: true,
+            play: Play::Orphans,
+            ..Scenario::new(702 + seed)
+        };
+        let run = run(&scenario, 0);
+        assert!(run.apps_ok, "seed {seed}");
+        assert!(run.outcome.unwrap_err().contains("signal"));
+    }
 }
 
 #[test]

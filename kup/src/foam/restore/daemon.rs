@@ -28,7 +28,7 @@
 
 use std::collections::{BTreeSet, VecDeque};
 use std::io;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::time::Duration;
 
 use nix::sys::eventfd::EventFd;
@@ -36,6 +36,7 @@ use nix::sys::signal::Signal;
 use nix::unistd::{getppid, Pid};
 
 use super::family;
+use super::handover::Handover;
 use super::shared::{record_of, Counter, Shared, MESSAGES};
 use super::source::{Bytes, Source};
 use super::state::{Record, State};
@@ -78,6 +79,8 @@ pub struct Daemon<'a> {
     pub sources: &'a mut [Source],
     pub bells: &'a Bells,
     pub supervisor: Pid,
+    /// For the time in which there is no supervisor.
+    pub handover: Option<&'a Handover>,
     /// Can the kernel mark pages as failed?
     pub poison: bool,
     faults: VecDeque<(usize, u64)>,
@@ -88,6 +91,8 @@ pub struct Daemon<'a> {
     piece: u64,
     pause: Duration,
     orphan: bool,
+    /// Do we receive from CRIU?
+    receives: bool,
 }
 
 impl<'a> Daemon<'a> {
@@ -106,6 +111,7 @@ impl<'a> Daemon<'a> {
             sources,
             bells,
             supervisor,
+            handover: None,
             poison,
             faults: VecDeque::new(),
             open,
@@ -113,7 +119,13 @@ impl<'a> Daemon<'a> {
             piece: PIECE_MIN,
             pause: PAUSE_MIN,
             orphan: false,
+            receives: false,
         }
+    }
+
+    pub fn with_handover(mut self, handover: Option<&'a Handover>) -> Daemon<'a> {
+        self.handover = handover;
+        self
     }
 
     /// Returns when CRIU has said that all is restored and nothing is left to fill.
@@ -127,16 +139,15 @@ impl<'a> Daemon<'a> {
         }
         let mut timeout = Duration::ZERO;
         loop {
-            self.orphan = getppid() != self.supervisor;
-            if self.orphan && !self.shared.finished() {
-                // No one receives from CRIU any more: its restore fails.
-                return Ok(());
-            }
+            self.look_after()?;
             self.take_arrivals();
             self.read_events(timeout)?;
             let served = self.serve_faults();
             timeout = if self.shared.finished() {
                 self.fill_some(served)
+            } else if self.orphan {
+                // A message may come, and tells of itself by nothing else.
+                PAUSE_MAX
             } else if self.faults.is_empty() {
                 Duration::from_secs(1)
             } else {
@@ -149,6 +160,31 @@ impl<'a> Daemon<'a> {
                 }
             }
         }
+    }
+
+    /// Is there still a supervisor? If it is gone, CRIU's next message is ours to take.
+    fn look_after(&mut self) -> io::Result<()> {
+        self.orphan = getppid() != self.supervisor;
+        let Some(handover) = self
+            .handover
+            .filter(|_| self.orphan && !self.shared.finished())
+        else {
+            return Ok(());
+        };
+        // If this fails we end, and the restore does.
+        if !self.receives {
+            self.receives = true;
+            self.take_arrivals();
+            let all = self.state.processes.iter();
+            let known: Vec<_> = all.map(|process| process.fd).collect();
+            handover
+                .resume(self.shared, &known)
+                .map_err(io::Error::other)?;
+        }
+        if uffd::poll(&[handover.as_fd().as_raw_fd()], Duration::ZERO)?[0] {
+            handover.receive(self.shared).map_err(io::Error::other)?;
+        }
+        Ok(())
     }
 
     /// How long to wait when the kernel wants us to: longer each time.

@@ -135,18 +135,22 @@ fn path_in(dir: &File) -> String {
     format!("/proc/self/fd/{}/{NAME}", dir.as_raw_fd())
 }
 
-/// What CRIU says.
-#[derive(Debug)]
-pub enum Message {
-    /// A task, and its pid as we see it.
-    Task {
-        pid: i32,
-        task: i32,
-        uffd: OwnedFd,
-    },
-    /// A task without memory.
+/// What CRIU says of a task.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Announced {
+    /// Its descriptor comes next: its pid, and that as we see it.
+    Task { pid: i32, task: i32 },
+    /// It has no memory.
     Zombie,
+    /// It was the last.
     Finished,
+}
+
+/// What comes next in CRIU's connection.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Next {
+    Word(Announced),
+    Descriptor,
     /// It hung up.
     End,
 }
@@ -158,64 +162,74 @@ pub struct Connection {
 }
 
 impl Connection {
-    /// The next message; waits for it.
-    pub fn receive(&mut self) -> Result<Message> {
+    /// Looks at the next message, which stays; waits for it.
+    pub fn next(&self) -> Result<Next> {
         let mut word = [0; 4];
-        let (got, task, _) = self.receive_some(&mut word)?;
-        if got == 0 {
-            return Ok(Message::End);
+        let got = self.receive(&mut word, MsgFlags::MSG_PEEK)?;
+        match got.bytes {
+            0 => return Ok(Next::End),
+            // A look at the word shows the descriptor behind it, too.
+            4 => {}
+            1 if got.descriptor.is_some() => return Ok(Next::Descriptor),
+            // The rest never comes: CRIU writes it at once.
+            some => bail!("CRIU hung up within a word, of which {some} bytes came"),
         }
-        self.stream
-            .read_exact(&mut word[got..])
-            .context("read from CRIU")?;
-        let pid = i32::from_ne_bytes(word);
-        match pid {
-            RESTORE_FINISHED => Ok(Message::Finished),
-            ..=0 => Ok(Message::Zombie),
-            pid => {
-                let (got, _, uffd) = self.receive_some(&mut [0])?;
-                ensure!(
-                    got == 1,
-                    "CRIU hung up before it sent the descriptor of process {pid}"
-                );
-                let Some(uffd) = uffd else {
-                    bail!("CRIU sent no descriptor for process {pid}");
-                };
-                Ok(Message::Task {
-                    pid,
-                    task: task.unwrap_or(pid),
-                    uffd,
-                })
-            }
-        }
+        Ok(Next::Word(match i32::from_ne_bytes(word) {
+            RESTORE_FINISHED => Announced::Finished,
+            ..=0 => Announced::Zombie,
+            pid => Announced::Task {
+                pid,
+                task: got.sender.unwrap_or(pid),
+            },
+        }))
     }
 
-    /// Bytes, the sender's pid and a descriptor.
-    fn receive_some(&self, buffer: &mut [u8]) -> Result<(usize, Option<i32>, Option<OwnedFd>)> {
+    /// Takes the word that was looked at.
+    pub fn skip_word(&self) -> Result<()> {
+        (&self.stream)
+            .read_exact(&mut [0; 4])
+            .context("read from CRIU")
+    }
+
+    /// Takes a descriptor; waits for it.
+    pub fn descriptor(&self) -> Result<OwnedFd> {
+        let got = self.receive(&mut [0], MsgFlags::empty())?;
+        ensure!(got.bytes == 1, "CRIU hung up before it came");
+        got.descriptor.context("CRIU sent none")
+    }
+
+    fn receive(&self, buffer: &mut [u8], flags: MsgFlags) -> Result<Received> {
         let mut space = nix::cmsg_space!(RawFd, UnixCredentials);
         let mut slices = [IoSliceMut::new(buffer)];
         let fd = self.stream.as_raw_fd();
-        let message = recvmsg::<()>(
-            fd,
-            &mut slices,
-            Some(&mut space),
-            MsgFlags::MSG_CMSG_CLOEXEC,
-        )
-        .context("receive from CRIU")?;
-        let (mut task, mut uffd) = (None, None);
+        let flags = flags | MsgFlags::MSG_CMSG_CLOEXEC;
+        let message = recvmsg::<()>(fd, &mut slices, Some(&mut space), flags);
+        let message = message.context("receive from CRIU")?;
+        let (mut sender, mut descriptor) = (None, None);
         for control in message.cmsgs().context("receive from CRIU")? {
             match control {
                 ControlMessageOwned::ScmRights(fds) => {
-                    uffd = fds.into_iter().map(own).collect::<Vec<_>>().pop()
+                    descriptor = fds.into_iter().map(own).collect::<Vec<_>>().pop();
                 }
-                ControlMessageOwned::ScmCredentials(sender) => {
-                    task = Some(sender.pid()).filter(|pid| *pid > 0)
+                ControlMessageOwned::ScmCredentials(credentials) => {
+                    sender = Some(credentials.pid()).filter(|pid| *pid > 0);
                 }
                 _ => {}
             }
         }
-        Ok((message.bytes, task, uffd))
+        Ok(Received {
+            bytes: message.bytes,
+            sender,
+            descriptor,
+        })
     }
+}
+
+/// Bytes, the sender's pid and a descriptor.
+struct Received {
+    bytes: usize,
+    sender: Option<i32>,
+    descriptor: Option<OwnedFd>,
 }
 
 impl AsFd for Connection {

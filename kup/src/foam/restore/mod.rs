@@ -20,6 +20,7 @@
 mod clone;
 mod daemon;
 mod family;
+mod handover;
 mod harden;
 mod listener;
 mod shared;

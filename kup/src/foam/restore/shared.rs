@@ -54,6 +54,8 @@ enum Word {
     Finished,
     /// The descriptor that is being closed, plus one.
     Closing,
+    /// Whose descriptor CRIU has announced: the memory, plus one, and the pid as we see it.
+    Expected,
     Counters,
 }
 
@@ -243,6 +245,26 @@ impl Shared {
             let [kind, fd, task] = std::array::from_fn(|word| words[word].load(Ordering::Acquire));
             Record::decode([kind, fd, task, 0])
         })
+    }
+
+    /// Has the descriptor of a memory's process come?
+    pub fn has_arrived(&self, memory: usize) -> bool {
+        let of = |record| matches!(record, Record::Arrived { memory: of, .. } if of == memory);
+        self.arrivals(0).any(of)
+    }
+
+    /// Notes whose descriptor comes next.
+    pub fn set_expected(&self, next: Option<(usize, i32)>) {
+        let value = next.map_or(0, |(memory, task)| {
+            (memory as u64 + 1) << 32 | u64::from(task as u32)
+        });
+        self.set(Word::Expected, value);
+    }
+
+    pub fn expected(&self) -> Option<(usize, i32)> {
+        let value = self.get(Word::Expected);
+        let memory = (value >> 32).checked_sub(1)?;
+        Some((memory as usize, value as u32 as i32))
     }
 
     /// Tells the daemon that all are restored.

@@ -3,13 +3,13 @@
 //! reads the log, and starts a daemon when there is none.
 //!
 //! Daemons share its table of descriptors, so the descriptors outlive them. Should the supervisor die,
-//! its daemon goes on by itself.
+//! its daemon goes on by itself, and receives from CRIU what is still to come.
 
 use std::collections::BTreeSet;
-use std::os::fd::{AsFd, AsRawFd, IntoRawFd};
+use std::os::fd::{AsFd, AsRawFd};
 use std::time::{Duration, Instant};
 
-use anyhow::{bail, ensure, Context, Result};
+use anyhow::{ensure, Context, Result};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::resource::{getrlimit, setrlimit, Resource};
 use nix::sys::signal::{kill, Signal};
@@ -17,7 +17,8 @@ use nix::unistd::{getpid, Pid};
 
 use super::clone::{self, Child};
 use super::daemon::{Bells, Daemon};
-use super::listener::{Connection, Listener, Message};
+use super::handover::{is_userfaultfd, Handover};
+use super::listener::Listener;
 use super::shared::{Counter, Shared};
 use super::source::Source;
 use super::state::{Record, State};
@@ -42,8 +43,8 @@ pub struct Supervisor {
     bells: Bells,
     poison: bool,
     pids: Vec<i32>,
-    /// The memories that a descriptor came for, in the order of the inbox.
-    arrived: Vec<(usize, i32)>,
+    /// CRIU's connection, once there is one.
+    handover: Option<Handover>,
     daemon: Option<Child>,
     restarts: u64,
 }
@@ -71,7 +72,7 @@ impl Supervisor {
             },
             poison,
             pids,
-            arrived: Vec::new(),
+            handover: None,
             daemon: None,
             restarts: 0,
             sources: memories
@@ -120,7 +121,7 @@ impl Supervisor {
             tell(self);
         }
         let start = Instant::now();
-        let mut connection = Some(listener.accept()?);
+        self.handover = Some(Handover::new(listener.accept()?, self.pids.clone()));
         drop(listener);
 
         self.start_daemon()?;
@@ -128,7 +129,9 @@ impl Supervisor {
         loop {
             // A number below 0 is passed by.
             let fd = |fd: Option<&dyn AsFd>| fd.map_or(-1, |fd| fd.as_fd().as_raw_fd());
-            let from_criu = fd(connection.as_ref().map(|it| it as _));
+            // Kept to the end, for a daemon that was started in between; what comes behind the last word is nothing.
+            let awaited = self.handover.as_ref().filter(|_| !self.shared.finished());
+            let from_criu = fd(awaited.map(|it| it as _));
             let daemon = fd(self.daemon.as_ref().map(|it| &it.pidfd as _));
             let ready = uffd::poll(
                 &[from_criu, self.bells.supervisor.as_raw_fd(), daemon],
@@ -161,8 +164,8 @@ impl Supervisor {
                     retry = Some(Instant::now() + LAST_RESORT);
                 }
             }
-            if ready[0] && self.receive(&mut connection)? {
-                connection = None;
+            if ready[0] {
+                self.receive()?;
             }
             tell(self);
         }
@@ -170,34 +173,13 @@ impl Supervisor {
         Ok(self.outcome(start.elapsed()))
     }
 
-    /// Takes a message of CRIU's. Tells whether it was the last.
-    fn receive(&mut self, connection: &mut Option<Connection>) -> Result<bool> {
-        let Some(connection) = connection else {
-            return Ok(false);
-        };
-        match connection.receive()? {
-            Message::Zombie => {}
-            Message::Task { pid, task, uffd } => {
-                let Some(memory) = self.pids.iter().position(|known| *known == pid) else {
-                    bail!("CRIU restores process {pid}, for which there is no memory");
-                };
-                ensure!(
-                    self.arrived.iter().all(|(known, _)| *known != memory),
-                    "CRIU restores process {pid} twice"
-                );
-                let fd = uffd.into_raw_fd();
-                self.arrived.push((memory, fd));
-                self.shared.deliver(Record::Arrived { memory, fd, task });
-                let _ = self.bells.daemon.write(1);
-            }
-            Message::Finished => {
-                self.shared.finish();
-                let _ = self.bells.daemon.write(1);
-                return Ok(true);
-            }
-            Message::End => bail!("CRIU's connection ended before all was restored"),
+    /// Takes a message of CRIU's, and tells the daemon.
+    fn receive(&mut self) -> Result<()> {
+        if let Some(handover) = &self.handover {
+            handover.receive(&self.shared)?;
+            let _ = self.bells.daemon.write(1);
         }
-        Ok(false)
+        Ok(())
     }
 
     fn start_daemon(&mut self) -> Result<()> {
@@ -208,10 +190,13 @@ impl Supervisor {
             sources,
             bells,
             poison,
+            handover,
             ..
         } = self;
+        let handover = handover.as_ref();
         let child = clone::spawn(|| {
-            match Daemon::new(shared, state, sources, bells, supervisor, *poison).run() {
+            let daemon = Daemon::new(shared, state, sources, bells, supervisor, *poison);
+            match daemon.with_handover(handover).run() {
                 Ok(()) => 0,
                 Err(error) => {
                     eprintln!("kup: the restore daemon: {error}");
@@ -238,7 +223,7 @@ impl Supervisor {
         drop(child);
         self.take_over();
         let done = self.shared.finished()
-            && self.state.arrived == self.arrived.len()
+            && self.shared.arrivals(self.state.arrived).next().is_none()
             && self.state.open().next().is_none();
         if status.is_some_and(|status| status != 0) {
             eprintln!("kup: the restore daemon failed; another goes on");
@@ -274,8 +259,10 @@ impl Supervisor {
         for (_, process) in self.state.open() {
             uffd::close(process.fd);
         }
-        for (_, fd) in self.arrived.iter().skip(self.state.arrived) {
-            uffd::close(*fd);
+        for arrival in self.shared.arrivals(self.state.arrived) {
+            if let Record::Arrived { fd, .. } = arrival {
+                uffd::close(fd);
+            }
         }
     }
 
@@ -284,7 +271,7 @@ impl Supervisor {
             bytes_total: self.state.total,
             bytes_done: self.state.total - self.state.left,
             faults: self.shared.counted(Counter::Faults),
-            processes: self.arrived.len() as u64,
+            processes: self.shared.arrivals(0).count() as u64,
             restarts: self.restarts,
         }
     }
@@ -295,7 +282,7 @@ impl Supervisor {
             zero_pages: self.shared.counted(Counter::ZeroPages),
             faults: self.shared.counted(Counter::Faults),
             bad_pages: self.state.bad.iter().copied().collect(),
-            processes: self.arrived.len() as u64,
+            processes: self.shared.arrivals(0).count() as u64,
             forks: self.state.forks,
             restarts: self.restarts,
             seconds: elapsed.as_secs_f64(),
@@ -320,9 +307,4 @@ fn check(areas: &[Area]) -> Result<()> {
         end = area.end;
     }
     Ok(())
-}
-
-fn is_userfaultfd(fd: i32) -> bool {
-    std::fs::read_link(format!("/proc/self/fd/{fd}"))
-        .is_ok_and(|link| link.as_os_str() == "anon_inode:[userfaultfd]")
 }
