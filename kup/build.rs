@@ -1,25 +1,33 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0 OR GPL-2.0
-//! CRIU's own definitions of its images, compiled.
+//! CRIU's own definitions, compiled: of its images, and of what other programs ask of it.
 
 use std::error::Error;
 use std::path::Path;
 
-/// What is read or written; the files that these import come along.
-const IMAGES: [&str; 6] = [
-    "fdinfo.proto",
-    "inventory.proto",
-    "mm.proto",
-    "pagemap.proto",
-    "pstree.proto",
-    "stats.proto",
+/// What is read or written, by the module that it goes into; the files that these import come along.
+const MODULES: [(&str, &[&str]); 2] = [
+    (
+        "images",
+        &[
+            "fdinfo.proto",
+            "inventory.proto",
+            "mm.proto",
+            "pagemap.proto",
+            "pstree.proto",
+            "stats.proto",
+        ],
+    ),
+    ("rpc", &["rpc.proto"]),
 ];
 
 fn main() -> Result<(), Box<dyn Error>> {
     let dir = Path::new("proto/criu");
     println!("cargo::rerun-if-changed={}", dir.display());
-    let files = protox::compile(IMAGES, [dir])?;
-    prost_build::Config::new()
-        .default_package_filename("images")
-        .compile_fds(files)?;
+    for (module, files) in MODULES {
+        let files = protox::compile(files, [dir])?;
+        prost_build::Config::new()
+            .default_package_filename(module)
+            .compile_fds(files)?;
+    }
     Ok(())
 }

@@ -93,6 +93,12 @@ pub enum Command {
     /// Wait in the place of a service until it is restored; started by systemd
     #[command(hide = true)]
     Placeholder,
+    /// Tell CRIU how the processes of a dump go on; started by checkpoint and update
+    #[command(hide = true)]
+    Guard {
+        /// The directory of the checkpoint
+        dir: PathBuf,
+    },
     /// Give restored processes their memory; started by restore
     #[command(hide = true)]
     Drain {

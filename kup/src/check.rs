@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0 OR GPL-2.0
 //! `kup check`: is this machine ready?
 
-use kup::{criu, kexec, namespaces, place, unit};
+use kup::{criu, kexec, links, namespaces, place, processes, unit};
 use serde::Serialize;
 use std::fs;
 use std::path::Path;
@@ -296,5 +296,16 @@ fn service(name: &str) -> Finding {
             ),
         );
     }
-    Ok(format!("{}, main process {}", unit.id, unit.main_pid))
+    let found = format!("{}, main process {}", unit.id, unit.main_pid);
+    let pids = processes::tree(unit.main_pid).unwrap_or_default();
+    let pids: Vec<u32> = pids.iter().map(|process| process.pid).collect();
+    let links = links::with_others(&pids).unwrap_or_default();
+    if links.is_empty() {
+        return Ok(found);
+    }
+    let links: Vec<String> = links.iter().map(ToString::to_string).collect();
+    warning(
+        format!("{found}; it has {}", links.join(", ")),
+        "that ends with the update: the service finds it closed, as if the other side had been restarted",
+    )
 }

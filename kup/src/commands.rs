@@ -7,7 +7,7 @@ use anyhow::{bail, ensure, Context, Result};
 use kup::checkpoint::{self, Checkpoints, Left, Manifest, Request, State};
 use kup::kexec::{self, Next};
 use kup::update::{self, Member, Update, Wish};
-use kup::{criu, namespaces, place, processes, system, timeline, unit};
+use kup::{criu, guard, namespaces, place, processes, system, timeline, unit};
 use serde::Serialize;
 use serde_json::{json, Value};
 use std::io::Write;
@@ -22,10 +22,13 @@ pub fn run(line: &Line) -> Result<bool> {
             eprintln!("[{:8.3} s] {text}", start.elapsed().as_secs_f64());
         }
     };
-    let place = || place::find(line.dir.as_deref()).map(|dir| Checkpoints::new(&dir));
+    // As units have it, which begin elsewhere.
+    let dir = line.dir.as_deref().map(std::path::absolute).transpose()?;
+    let dir = dir.as_deref();
+    let place = || place::find(dir).map(|dir| Checkpoints::new(&dir));
     match &line.command {
         Command::Check { kernel, unit } => {
-            let points = check::all(line.dir.as_deref(), kernel.as_deref(), unit);
+            let points = check::all(dir, kernel.as_deref(), unit);
             let good = points
                 .iter()
                 .all(|point| point.verdict != check::Verdict::Missing);
@@ -35,7 +38,7 @@ pub fn run(line: &Line) -> Result<bool> {
         Command::Checkpoint(asked) => {
             let checkpoints = place()?;
             let _lock = checkpoints.lock()?;
-            let manifest = take(&checkpoints, asked, line.dir.as_deref(), &say)?;
+            let manifest = take(&checkpoints, asked, dir, &say)?;
             print(line, &manifest, || show(&manifest))?;
         }
         Command::Restore(asked) => {
@@ -54,7 +57,7 @@ pub fn run(line: &Line) -> Result<bool> {
                 Some(id) if unit::is_systemd() => {
                     let pair = [(id.clone(), at.name.clone())];
                     ensure!(!unit::is_active(&id), "{id} runs: stop it first");
-                    unit::divert(&pair, line.dir.as_deref())?;
+                    unit::divert(&pair, dir)?;
                     let restored = update::restore_unit(&at, &id)?;
                     unit::give_back(&pair)?;
                     restored
@@ -84,13 +87,13 @@ pub fn run(line: &Line) -> Result<bool> {
         }
         Command::Resume => {
             let checkpoints = place()?;
-            if !update::resume(&checkpoints, line.dir.as_deref(), &say)? {
+            if !update::resume(&checkpoints, dir, &say)? {
                 say("no update waits to be resumed");
             }
         }
         Command::Hold => {
             let place = place()?;
-            if !update::hold(&place, line.dir.as_deref())? {
+            if !update::hold(&place, dir)? {
                 say("no update waits to be resumed");
             }
         }
@@ -110,6 +113,7 @@ pub fn run(line: &Line) -> Result<bool> {
             }
             print(line, &update, || report(&update))?;
         }
+        Command::Guard { dir } => guard::run(dir)?,
         Command::Drain { dir } => {
             let parent = dir.parent().unwrap_or(Path::new("/"));
             let name = dir.file_name().and_then(|name| name.to_str());

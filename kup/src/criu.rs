@@ -2,11 +2,15 @@
 //! CRIU, as it is installed: run, and understood when it fails.
 
 use crate::checkpoint::make;
+use crate::guard::Guard;
 use crate::images::{magic, pb, Images};
+use crate::rpc;
 use anyhow::{bail, ensure, Context, Result};
+use nix::sys::socket::{send, socketpair, AddressFamily, MsgFlags, SockFlag, SockType};
+use prost::Message;
 use std::ffi::OsStr;
 use std::fs;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -23,9 +27,15 @@ pub const ALWAYS: [&str; 5] = [
 /// One run.
 pub struct Criu {
     command: Command,
-    what: String,
+    what: &'static str,
+    /// As it sees them.
+    images: PathBuf,
     log: PathBuf,
+    log_level: i32,
 }
+
+/// Of CRIU's log: warnings and errors.
+const LOG_LEVEL: i32 = 2;
 
 impl Criu {
     /// A run of `criu WHAT`, its log in `log`. If it is to be in the namespaces of process `within` (mounts, host
@@ -34,7 +44,7 @@ impl Criu {
     ///
     /// # Errors
     /// There is no place for the log.
-    pub fn new(what: &str, images: &Path, log: &Path, within: Option<u32>) -> Result<Criu> {
+    pub fn new(what: &'static str, images: &Path, log: &Path, within: Option<u32>) -> Result<Criu> {
         if let Some(dir) = log.parent() {
             make(dir)?;
         }
@@ -42,17 +52,20 @@ impl Criu {
             None => Command::new("criu"),
             Some(pid) => inside(pid)?,
         };
-        command.arg(what);
-        command.arg("--images-dir").arg(seen(images, within));
+        let images = seen(images, within);
+        command.arg("--images-dir").arg(&images);
         // What somebody set for other uses of CRIU is not meant for this one.
         command.arg("--no-default-config");
         // Its log is in its work directory unless it has a whole path.
-        command.arg("--log-file").arg(seen(log, within)).arg("-v2");
+        command.arg("--log-file").arg(seen(log, within));
+        command.arg(format!("-v{LOG_LEVEL}"));
         command.stdin(Stdio::null());
         Ok(Criu {
             command,
-            what: what.to_owned(),
+            what,
+            images,
             log: log.to_owned(),
+            log_level: LOG_LEVEL,
         })
     }
 
@@ -68,28 +81,63 @@ impl Criu {
         self
     }
 
-    /// Starts it, with a socket to a page server of ours: as its standard input, so that no other program
-    /// which is started meanwhile gets it too.
-    ///
-    /// # Errors
-    /// It cannot be started.
-    pub fn with_page_server(mut self, socket: OwnedFd) -> Result<Running> {
-        self.command.args(["--page-server", "--ps-socket", "0"]);
-        self.command.stdin(Stdio::from(socket));
-        self.start()
+    /// Options that a user has chosen.
+    #[must_use]
+    pub fn chosen(mut self, options: &[String]) -> Criu {
+        let level = |option: &String| option.strip_prefix("-v")?.parse().ok();
+        if let Some(level) = options.iter().rev().find_map(level) {
+            self.log_level = level;
+        }
+        self.args(options)
     }
 
+    /// Gives it a socket to a page server of ours: as its standard input, so that no other program which is
+    /// started meanwhile gets it too.
     #[must_use]
-    pub fn env(mut self, name: &str, value: impl AsRef<OsStr>) -> Criu {
-        self.command.env(name, value);
+    pub fn page_server(mut self, socket: OwnedFd) -> Criu {
+        self.command.args(["--page-server", "--ps-socket", "0"]);
+        self.command.stdin(Stdio::from(socket));
         self
     }
 
-    /// Starts it.
+    /// Starts it, and it begins.
     ///
     /// # Errors
     /// It cannot be started.
     pub fn start(mut self) -> Result<Running> {
+        self.command.arg(self.what);
+        self.spawn()
+    }
+
+    /// Starts it, and it waits until it is told to begin: to load it and its libraries takes as long as a restore.
+    /// All but that is said by its command line.
+    ///
+    /// # Errors
+    /// It cannot be started.
+    pub fn get_ready(mut self) -> Result<Worker> {
+        let (socket, theirs) = socketpair(
+            AddressFamily::Unix,
+            SockType::SeqPacket,
+            None,
+            SockFlag::SOCK_CLOEXEC,
+        )
+        .context("a pair of sockets")?;
+        // As its standard output, which it has no other use for: its log is a file.
+        self.command.args(["swrk", "1"]).stdout(Stdio::from(theirs));
+        let options = rpc::CriuOpts {
+            images_dir_fd: -1,
+            images_dir: Some(self.images.to_str().context("not UTF-8")?.to_owned()),
+            log_level: Some(self.log_level),
+            ..rpc::CriuOpts::default()
+        };
+        Ok(Worker {
+            running: self.spawn()?,
+            options,
+            socket,
+        })
+    }
+
+    fn spawn(mut self) -> Result<Running> {
         // A Ctrl-C is ours to answer: CRIU in the middle of a process must come to its end.
         self.command.process_group(0);
         let child = self.command.spawn().context(
@@ -99,7 +147,58 @@ impl Criu {
             child,
             what: self.what,
             log: self.log,
+            socket: None,
+            guard: None,
         })
+    }
+}
+
+/// A run that is ready to begin. Dropped, it ends.
+pub struct Worker {
+    running: Running,
+    options: rpc::CriuOpts,
+    socket: OwnedFd,
+}
+
+impl Worker {
+    /// Restores.
+    ///
+    /// # Errors
+    /// It has ended.
+    pub fn restore(self) -> Result<Running> {
+        self.tell(rpc::CriuReqType::Restore)?;
+        // It says how it ended, and must find somebody to say it to.
+        Ok(Running {
+            socket: Some(self.socket),
+            ..self.running
+        })
+    }
+
+    /// Dumps a process and its children, into a checkpoint's directory. The guard is asked how they go on.
+    ///
+    /// # Errors
+    /// It has ended, or there can be no guard.
+    pub fn dump(mut self, root_pid: u32, checkpoint: &Path) -> Result<(Running, Guard)> {
+        self.options.pid = Some(i32::try_from(root_pid)?);
+        self.options.notify_scripts = Some(true);
+        let (guard, child) = Guard::start(checkpoint, self.socket.try_clone()?)?;
+        self.tell(rpc::CriuReqType::Dump)?;
+        let running = Running {
+            guard: Some(child),
+            ..self.running
+        };
+        Ok((running, guard))
+    }
+
+    fn tell(&self, what: rpc::CriuReqType) -> Result<()> {
+        let mut request = rpc::CriuReq {
+            opts: Some(self.options.clone()),
+            ..rpc::CriuReq::default()
+        };
+        request.set_type(what);
+        let flags = MsgFlags::MSG_NOSIGNAL;
+        let sent = send(self.socket.as_raw_fd(), &request.encode_to_vec(), flags);
+        sent.context("CRIU takes no request").map(drop)
     }
 }
 
@@ -177,8 +276,10 @@ pub fn seen(path: &Path, within: Option<u32>) -> PathBuf {
 /// A run that has begun.
 pub struct Running {
     child: Child,
-    what: String,
+    what: &'static str,
     log: PathBuf,
+    socket: Option<OwnedFd>,
+    guard: Option<Child>,
 }
 
 impl Running {
@@ -193,6 +294,11 @@ impl Running {
     /// It failed; what its log says is told.
     pub fn finish(mut self) -> Result<()> {
         let status = self.child.wait().context("waiting for criu")?;
+        drop(self.socket.take());
+        if let Some(mut guard) = self.guard.take() {
+            // It has nobody to guard any more.
+            let _ = guard.wait();
+        }
         if status.success() {
             return Ok(());
         }

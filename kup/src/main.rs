@@ -12,9 +12,6 @@ use clap::Parser;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    if let Some(status) = kup::hook::as_script() {
-        return ExitCode::from(status);
-    }
     let line = Line::parse();
     match commands::run(&line) {
         Ok(true) => ExitCode::SUCCESS,

@@ -48,7 +48,8 @@ pub fn tree(root: u32) -> Result<Vec<Process>> {
     Ok(tree.into_iter().map(named).collect())
 }
 
-fn all() -> Result<Vec<u32>> {
+/// The numbers of all processes.
+pub(crate) fn all() -> Result<Vec<u32>> {
     let entries = fs::read_dir("/proc").context("/proc")?;
     let number =
         |entry: std::io::Result<fs::DirEntry>| entry.ok()?.file_name().to_str()?.parse().ok();

@@ -20,7 +20,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 
 /// Where systemd connects the standard output of services to (`systemd-journald.service(8)`).
-const JOURNAL: &str = "/run/systemd/journal/stdout";
+pub(crate) const JOURNAL: &str = "/run/systemd/journal/stdout";
 const PATHS: &str = "/proc/net/unix";
 
 /// One end of a connection whose other end stays behind.

@@ -149,15 +149,18 @@ pub fn divert(units: &[(String, String)], dir: Option<&Path>) -> Result<()> {
 fn text(checkpoint: &str, dir: Option<&Path>) -> Result<String> {
     let kup = std::env::current_exe().context("the path of this program")?;
     let kup = kup.display();
-    let dir = dir.map_or(String::new(), |dir| {
-        // systemd's own signs in a command line.
-        let path = dir
-            .display()
-            .to_string()
-            .replace('%', "%%")
-            .replace('$', "$$");
-        format!("--dir \"{path}\" ")
-    });
+    let dir = match dir {
+        None => String::new(),
+        Some(dir) => {
+            let path = dir.to_str().context("--dir is not UTF-8")?;
+            ensure!(
+                !path.contains(['"', '\\', '\n']),
+                "--dir {path}: quotes and backslashes have no place in a unit"
+            );
+            // systemd's own signs in a command line.
+            format!("--dir \"{}\" ", path.replace('%', "%%").replace('$', "$$"))
+        }
+    };
     Ok(format!(
         "# Written by kup: this service is restored from a checkpoint instead of started anew.\n\
          [Unit]\n\

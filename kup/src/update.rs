@@ -8,10 +8,11 @@ use crate::checkpoint::{
 };
 use crate::images::Images;
 use crate::kexec::{self, Next};
+use crate::links::Link;
 use crate::network::{self, Ports};
 use crate::unit::Unit;
 use crate::unlock::unlock;
-use crate::{system, unit};
+use crate::{links, processes, system, unit};
 use anyhow::{anyhow, bail, ensure, Context, Result};
 use serde::{Deserialize, Serialize};
 use std::fs::{self, File};
@@ -311,6 +312,11 @@ fn switch(
     say: &dyn Fn(&str),
 ) -> Result<()> {
     let dir = checkpoints.dir();
+    let mut all = Vec::new();
+    for member in &wish.members {
+        all.extend(processes::tree(member.root_pid)?);
+    }
+    checkpoint::room(dir, "all of them together", &all)?;
     let mut taking = Vec::new();
     for member in &wish.members {
         let at = checkpoints.at(&member.name)?;
@@ -323,6 +329,12 @@ fn switch(
             rounds: wish.rounds,
             criu_options: wish.criu_options.clone(),
         };
+        for link in links(member)? {
+            say(&format!(
+                "{}: {link} ends with the update, who it is with is not carried along with it",
+                member.name
+            ));
+        }
         taking.push(checkpoint::Taking::begin(at, request)?);
     }
     for one in &mut taking {
@@ -375,6 +387,13 @@ fn switch(
     // CRIU still has them all, and lets them go on; then their checkpoints go.
     Complete::go_on(stopped.into_iter().flatten());
     failed
+}
+
+/// What an application loses.
+fn links(member: &Member) -> Result<Vec<Link>> {
+    let tree = processes::tree(member.root_pid)?;
+    let pids: Vec<u32> = tree.iter().map(|process| process.pid).collect();
+    links::with_others(&pids)
 }
 
 /// Under the kernel that an update began in the applications run: CRIU let them go on when `kup` ended, if it

@@ -64,6 +64,16 @@ const CASES: &[Case] = &[
                  kup resume && kup list --json | grep -q '^\\[\\]'",
     },
     Case {
+        name: "the guard is killed when all stand still",
+        script: "touch /tmp/hang; ($UPDATE 2>/tmp/said; echo $? > /tmp/status) & \
+                 until grep -q switching $BASE/update.json; do sleep 0.1; done; \
+                 for pid in $(pidof kup); do \
+                    tr '\\0' ' ' < /proc/$pid/cmdline | grep -q '^kup guard' && kill -9 $pid && killed=$pid; \
+                 done; [ \"$killed\" ] || exit 1; end; kill $(pidof sleep); rm /tmp/hang; wait; \
+                 [ $(cat /tmp/status) = 1 ] && grep -q 'run on, under the old kernel' /tmp/said && \
+                 kup list --json | grep -q '^\\[\\]'",
+    },
+    Case {
         name: "the region has no room",
         script: "leave 30; ! $UPDATE 2>/tmp/said; result=$?; rm /mnt/filler; \
                  grep -q 'needs about' /tmp/said && exit $result",
@@ -102,6 +112,7 @@ const WITHOUT_CONNECTION: &[Case] = &[
         script: "touch /tmp/hang; $UPDATE 2>/dev/null & \
                  until grep -q switching $BASE/update.json; do sleep 0.1; done; \
                  kill -9 $! $(pidof criu) || exit 1; kill $(pidof sleep); rm /tmp/hang; end; \
+                 [ -d $BASE/redis ] && ! [ -e $BASE/redis/manifest.json ] || exit 1; \
                  nft list tables | grep -q CRIU && kup resume && ! nft list tables | grep CRIU && \
                  kup list --json | grep -q '^\\[\\]'",
     },

@@ -11,6 +11,7 @@ mod from_6_1;
 mod fstab_and_switch_root;
 mod kexec_keeps_region;
 mod kup_faults;
+mod kup_initramfs;
 mod kup_memory;
 mod kup_panic;
 mod kup_restore;
@@ -74,6 +75,11 @@ pub const SCENARIOS: &[Scenario] = &[
         name: "kup_units",
         about: "services of systemd come back as those services: status, control group, mounts, restart",
         run: kup_units::run,
+    },
+    Scenario {
+        name: "kup_initramfs",
+        about: "an initramfs by initramfs-tools or dracut keeps the place of applications before the root begins",
+        run: kup_initramfs::run,
     },
     Scenario {
         name: "kup_memory",

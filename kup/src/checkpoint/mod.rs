@@ -16,7 +16,7 @@ mod take;
 mod wipe;
 
 pub use manifest::{Left, Manifest, Memory, Process, Round, State, NAME as MANIFEST, VERSION};
-pub use take::{take, Complete, Request, Taking};
+pub use take::{room, take, Complete, Request, Taking};
 
 use crate::processes;
 use anyhow::{bail, ensure, Context, Result};

@@ -3,7 +3,7 @@
 
 use super::manifest::{verify, Left, Manifest, Memory, State};
 use super::{make, Checkpoint};
-use crate::criu::{seen, Criu};
+use crate::criu::{seen, Criu, Worker};
 use crate::foam::restore::Listener;
 use crate::images::Images;
 use crate::{overcommit, processes, system};
@@ -36,11 +36,12 @@ pub fn restore(at: &Checkpoint, within: Option<u32>, say: &dyn Fn(&str)) -> Resu
     // Room for what follows, in a region that the checkpoint may have filled.
     let _ = std::fs::remove_file(at.reserve());
     make(&at.work())?;
-    // It gets ready while the images are looked at.
+    // Both get ready while the images are looked at.
     let drain = match manifest.memory {
         Memory::Foam => Some(Drain::start(at)?),
         Memory::Images => None,
     };
+    let criu = criu(at, &manifest, within)?;
     verify(&at.images(), &manifest.images)?;
     for id in Images::new(&at.images()).thread_ids()? {
         if let Some(other) = processes::who(id) {
@@ -53,7 +54,7 @@ pub fn restore(at: &Checkpoint, within: Option<u32>, say: &dyn Fn(&str)) -> Resu
     }
     manifest.state = State::Restoring;
     manifest.write(&at.dir)?;
-    match run(at, &manifest, drain, within) {
+    match run(at, criu, drain) {
         Ok(drain) => {
             manifest.state = match drain {
                 Some(_) => State::Draining,
@@ -111,37 +112,17 @@ fn may_restore(at: &Checkpoint, manifest: &Manifest) -> Result<()> {
     Ok(())
 }
 
-/// Runs CRIU. Returns the end of a pipe for which the drain waits, if there is a drain.
-fn run(
-    at: &Checkpoint,
-    manifest: &Manifest,
-    drain: Option<Drain<'_>>,
-    within: Option<u32>,
-) -> Result<Option<ChildStdin>> {
-    let images = Images::new(&at.images());
+/// CRIU, ready to begin, with something in the place of each connection that was cut, and of each file that was open
+/// from elsewhere.
+fn criu(at: &Checkpoint, manifest: &Manifest, within: Option<u32>) -> Result<Worker> {
     let log = at.log().join("restore.log");
-    let criu = Criu::new("restore", &at.images(), &log, within)?
+    let mut criu = Criu::new("restore", &at.images(), &log, within)?
         .arg("--work-dir")
         .arg(seen(&at.work(), within))
-        .arg("--restore-detached")
-        .args(&manifest.criu_options);
-    let Some(drain) = drain else {
-        replace(criu, manifest, &images)?;
-        return Ok(None);
-    };
-    let (mut drain, stdin) = drain.ready()?;
-    if let Err(e) = replace(criu.arg("--lazy-pages"), manifest, &images) {
-        drop(stdin);
-        abandon(at, &mut drain);
-        return Err(e);
+        .chosen(&manifest.criu_options);
+    if manifest.memory == Memory::Foam {
+        criu = criu.arg("--lazy-pages");
     }
-    // It becomes init's child when we end.
-    Ok(Some(stdin))
-}
-
-/// Runs CRIU, with something in the place of each connection that was cut, and of each file
-/// that was open from elsewhere.
-fn replace(mut criu: Criu, manifest: &Manifest, images: &Images) -> Result<()> {
     let command = manifest.processes.first().map_or("", |root| &root.command);
     let program = command.split(' ').next().unwrap_or_default();
     let identifier = program.rsplit('/').next().unwrap_or_default();
@@ -157,13 +138,31 @@ fn replace(mut criu: Criu, manifest: &Manifest, images: &Images) -> Result<()> {
         criu = criu.arg("--inherit-fd").arg(file.replaced_by(&fd));
         inherited.push(fd);
     }
-    let _allowed = match overcommit::wanted(images)? {
+    criu.get_ready()
+}
+
+/// Has CRIU begin. Returns the end of a pipe for which the drain waits, if there is a drain.
+fn run(at: &Checkpoint, criu: Worker, drain: Option<Drain<'_>>) -> Result<Option<ChildStdin>> {
+    let Some(drain) = drain else {
+        begin(at, criu)?;
+        return Ok(None);
+    };
+    let (mut drain, stdin) = drain.ready()?;
+    if let Err(e) = begin(at, criu) {
+        drop(stdin);
+        abandon(at, &mut drain);
+        return Err(e);
+    }
+    // It becomes init's child when we end.
+    Ok(Some(stdin))
+}
+
+fn begin(at: &Checkpoint, criu: Worker) -> Result<()> {
+    let _allowed = match overcommit::wanted(&Images::new(&at.images()))? {
         true => Some(overcommit::allow()?),
         false => None,
     };
-    let running = criu.start()?;
-    drop(inherited);
-    running.finish()
+    criu.restore()?.finish()
 }
 
 /// Ends the drain of a restore that failed. It ends when it loses its connection, if it came to one. If CRIU was

@@ -8,7 +8,7 @@ use crate::criu::{self, Criu, Running};
 use crate::foam::collect::collect;
 use crate::foam::server::{self, Round};
 use crate::foam::store::{self, Store};
-use crate::hook::{Asked, Hook};
+use crate::guard::{Asked, Guard};
 use crate::images::Images;
 use crate::unit::Unit;
 use crate::unlock::unlock;
@@ -71,21 +71,25 @@ fn keep_log(at: &Checkpoint) -> Option<PathBuf> {
     Some(to)
 }
 
-/// Is there room for what the processes hold now?
-fn room(at: &Checkpoint, processes: &[Process]) -> Result<()> {
-    let need: u64 = processes
-        .iter()
-        .map(|process| processes::needs(process.pid))
-        .sum();
+/// Bytes that the processes hold now.
+fn needs(processes: &[Process]) -> u64 {
+    let needs = |process: &Process| processes::needs(process.pid);
+    processes.iter().map(needs).sum()
+}
+
+/// Is there room for it in a directory?
+///
+/// # Errors
+/// There is not, or it cannot be told.
+pub fn room(dir: &Path, what: &str, processes: &[Process]) -> Result<()> {
+    let need = needs(processes);
     // Trees of pages, images, sums, and some growth meanwhile.
     let need = need + need / 20 + (4 << 20);
-    let dir = at.dir.parent().context("no directory")?;
     let space = nix::sys::statvfs::statvfs(dir).with_context(|| dir.display().to_string())?;
     let free = space.blocks_available() * space.fragment_size();
     ensure!(
         need <= free,
-        "{} needs about {}, and {} has {} free: `kup list` names old checkpoints that could be removed",
-        at.name,
+        "{what} needs about {}, and {} has {} free: `kup list` names old checkpoints that could be removed",
         system::size(need),
         dir.display(),
         system::size(free)
@@ -183,7 +187,11 @@ impl Taking {
                  `systemctl edit {id}`, PrivateUsers=no below [Service], and restart it before the first update"
             );
         }
-        room(&at, &processes)?;
+        room(
+            at.dir.parent().context("no directory")?,
+            &at.name,
+            &processes,
+        )?;
         let manifest = Manifest {
             version: VERSION,
             name: at.name.clone(),
@@ -234,12 +242,6 @@ impl Taking {
         &self.at.name
     }
 
-    /// It is to stay.
-    pub fn keep(mut self) -> Checkpoint {
-        self.kept = true;
-        self.at.clone()
-    }
-
     /// Rounds while the processes run, until another would not send less.
     ///
     /// # Errors
@@ -257,7 +259,15 @@ impl Taking {
             let dir = self.at.rounds().join(number.to_string());
             make(&dir)?;
             let older = self.before.clone();
-            self.round(&dir, number)?;
+            let all = match number {
+                1 => format!(
+                    " of about {}",
+                    system::size(needs(&self.manifest.processes))
+                ),
+                _ => " so far".to_owned(),
+            };
+            let progress = |bytes| say(&format!("round {number}: {}{all}", system::size(bytes)));
+            self.round(&dir, number, &progress)?;
             self.punch(&older)?;
             let round = self.manifest.rounds.last().context("a round")?;
             say(&format!(
@@ -284,10 +294,8 @@ impl Taking {
         let start = Instant::now();
         let images = self.at.images();
         let number = self.manifest.rounds.len() as u32 + 1;
-        make(&self.at.work())?;
-        let hook = Hook::listen(&self.at.work())?;
-        let mut running = self.start("dump", &images, number, Some(&hook))?;
-        let asked = match hook.asked(|| running.is_alive()) {
+        let (running, guard) = self.dump(&images, number)?;
+        let asked = match guard.asked() {
             Ok(asked) => asked,
             // Its log says why.
             Err(e) => {
@@ -375,9 +383,12 @@ impl Taking {
     }
 
     /// One round while the processes run.
-    fn round(&mut self, images: &Path, number: u32) -> Result<()> {
+    fn round(&mut self, images: &Path, number: u32, progress: &dyn Fn(u64)) -> Result<()> {
         let start = Instant::now();
-        self.start("pre-dump", images, number, None)?.finish()?;
+        let criu = self.criu("pre-dump", images, number)?;
+        let criu = criu.args(["--tree", &self.request.root_pid.to_string()]);
+        let (running, ()) = self.receive(criu, progress, |criu| Ok((criu.start()?, ())))?;
+        running.finish()?;
         self.note(images)?;
         if let Some(round) = self.manifest.rounds.last_mut() {
             round.seconds = start.elapsed().as_secs_f64();
@@ -385,57 +396,44 @@ impl Taking {
         Ok(())
     }
 
-    /// Starts CRIU and receives all pages that it sends.
-    fn start(
-        &mut self,
-        what: &str,
-        images: &Path,
-        number: u32,
-        hook: Option<&Hook>,
-    ) -> Result<Running> {
-        let log = self.at.log().join(format!("{what}-{number}.log"));
-        let mut criu = Criu::new(what, images, &log, self.within)?
-            .args(["--tree", &self.request.root_pid.to_string()])
-            .args(&self.manifest.criu_options);
-        if what == "dump" && self.request.left == Left::Running {
+    /// The last round, which ends when the guard is told so.
+    fn dump(&mut self, images: &Path, number: u32) -> Result<(Running, Guard)> {
+        let mut criu = self.criu("dump", images, number)?;
+        if self.request.left == Left::Running {
             criu = criu.arg("--leave-running");
         }
-        if what == "dump" {
-            let tree = processes::tree(self.request.root_pid)?;
-            let pids: Vec<u32> = tree.iter().map(|process| process.pid).collect();
-            self.manifest.cut = sockets::cut(&pids)?;
-            for cut in &self.manifest.cut {
-                criu = criu.arg("--external").arg(cut.left_out());
-            }
-            if self.within.is_some() {
-                self.manifest.foreign = foreign::of(&pids)?;
-            }
-            for file in &self.manifest.foreign {
-                criu = criu.arg("--external").arg(file.left_out());
-            }
+        let tree = processes::tree(self.request.root_pid)?;
+        let pids: Vec<u32> = tree.iter().map(|process| process.pid).collect();
+        self.manifest.cut = sockets::cut(&pids)?;
+        for cut in &self.manifest.cut {
+            criu = criu.arg("--external").arg(cut.left_out());
         }
-        if let Some(hook) = hook {
-            let (script, (name, value)) = hook.told(self.within)?;
-            criu = criu.arg("--action-script").arg(script).env(name, value);
+        if self.within.is_some() {
+            self.manifest.foreign = foreign::of(&pids)?;
         }
-        let running = if self.request.memory == Memory::Foam {
-            if what == "pre-dump" || number > 1 {
-                criu = criu.arg("--track-mem");
-            }
-            if number > 1 {
-                let before = self.at.rounds().join((number - 1).to_string());
-                criu = criu.arg("--prev-images-dir").arg(from(images, &before)?);
-            }
-            self.receive(criu)?
-        } else {
-            criu.start()?
-        };
-        self.manifest.rounds.push(manifest::Round {
-            bytes: self.before.values().map(|held| held.received).sum(),
-            seconds: 0.0,
-            frozen_seconds: 0.0,
-        });
-        Ok(running)
+        for file in &self.manifest.foreign {
+            criu = criu.arg("--external").arg(file.left_out());
+        }
+        let (root_pid, dir) = (self.request.root_pid, self.at.dir.clone());
+        self.receive(criu, &|_| {}, |criu| criu.get_ready()?.dump(root_pid, &dir))
+    }
+
+    /// CRIU for a round.
+    fn criu(&self, what: &'static str, images: &Path, number: u32) -> Result<Criu> {
+        let log = self.at.log().join(format!("{what}-{number}.log"));
+        let mut criu =
+            Criu::new(what, images, &log, self.within)?.chosen(&self.manifest.criu_options);
+        if self.request.memory == Memory::Images {
+            return Ok(criu);
+        }
+        if what == "pre-dump" || number > 1 {
+            criu = criu.arg("--track-mem");
+        }
+        if number > 1 {
+            let before = self.at.rounds().join((number - 1).to_string());
+            criu = criu.arg("--prev-images-dir").arg(from(images, &before)?);
+        }
+        Ok(criu)
     }
 
     /// Takes over what CRIU tells of the round behind it.
@@ -451,25 +449,57 @@ impl Taking {
         Ok(())
     }
 
+    /// Starts CRIU, and receives all pages that it sends.
+    fn receive<T>(
+        &mut self,
+        criu: Criu,
+        progress: &dyn Fn(u64),
+        start: impl FnOnce(Criu) -> Result<(Running, T)>,
+    ) -> Result<(Running, T)> {
+        let started = match self.request.memory {
+            Memory::Foam => self.serve(criu, progress, start)?,
+            Memory::Images => start(criu)?,
+        };
+        self.manifest.rounds.push(manifest::Round {
+            bytes: self.before.values().map(|held| held.received).sum(),
+            seconds: 0.0,
+            frozen_seconds: 0.0,
+        });
+        Ok(started)
+    }
+
     /// Runs CRIU against a page server here, until all pages are there.
-    fn receive(&mut self, criu: Criu) -> Result<Running> {
+    fn serve<T>(
+        &mut self,
+        criu: Criu,
+        progress: &dyn Fn(u64),
+        start: impl FnOnce(Criu) -> Result<(Running, T)>,
+    ) -> Result<(Running, T)> {
         let (ours, theirs) = server::sockets()?;
-        let running = criu.with_page_server(theirs)?;
-        let served = server::serve(&ours, &self.store, &self.before, self.request.sealed);
+        let (running, more) = start(criu.page_server(theirs))?;
+        let served = server::serve(
+            &ours,
+            &self.store,
+            &self.before,
+            self.request.sealed,
+            progress,
+        );
         // CRIU must not wait for an answer that does not come.
         drop(ours);
-        let round = match served {
-            Ok(round) => round,
+        match served {
+            Ok(round) => {
+                self.before = round;
+                Ok((running, more))
+            }
             // What went wrong there is why nothing came, or what went wrong here is why it failed.
             Err(ours) => {
-                return match running.finish() {
+                drop(more);
+                match running.finish() {
                     Ok(()) => Err(ours),
                     Err(theirs) => Err(theirs.context(format!("{ours:#}"))),
                 }
             }
-        };
-        self.before = round;
-        Ok(running)
+        }
     }
 
     /// Gives back the room of pages that the last round does not name any more.

@@ -68,6 +68,13 @@ impl Ranges {
         }
     }
 
+    /// Is any of a range in the set?
+    #[must_use]
+    pub fn overlaps(&self, range: &Range<u64>) -> bool {
+        let last = self.ends.range(..range.end).next_back();
+        range.start < range.end && last.is_some_and(|(_, &end)| end > range.start)
+    }
+
     /// Is all of a range in the set?
     #[must_use]
     pub fn contains(&self, range: &Range<u64>) -> bool {

@@ -22,6 +22,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::mpsc::{sync_channel, Receiver, SyncSender};
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
 
 /// Bytes that are under way at a time.
 const PIPE: usize = 1 << 20;
@@ -29,6 +30,8 @@ const PIPE: usize = 1 << 20;
 const SOCKET: usize = 8 << 20;
 /// Ranges that wait for their sums.
 const WAITING: usize = 1024;
+/// How often somebody hears how far it is.
+const TELL: Duration = Duration::from_secs(2);
 /// Bytes a file needs to have room for any address of a process.
 const OCEAN: u64 = 1 << 47;
 
@@ -65,12 +68,18 @@ pub fn sockets() -> Result<(OwnedFd, OwnedFd)> {
 /// Serves one run of CRIU to its end.
 ///
 /// `before` is the round that CRIU was told of by `--prev-images-dir`, empty if it was told of none. With
-/// `sealed`, the sums of what is received are made on the way.
+/// `sealed`, the sums of what is received are made on the way. `progress` is told now and then how many bytes came.
 ///
 /// # Errors
 /// CRIU ended early or said what it must not, or the store has no room.
-pub fn serve(socket: &OwnedFd, store: &Store, before: &Round, sealed: bool) -> Result<Round> {
-    Server::new(socket, store, before, sealed)?.run()
+pub fn serve(
+    socket: &OwnedFd,
+    store: &Store,
+    before: &Round,
+    sealed: bool,
+    progress: &dyn Fn(u64),
+) -> Result<Round> {
+    Server::new(socket, store, before, sealed, progress)?.run()
 }
 
 /// Pages that want sums.
@@ -124,6 +133,9 @@ struct Server<'a> {
     pipe: (OwnedFd, OwnedFd),
     round: Round,
     files: BTreeMap<Owner, Arc<Files>>,
+    progress: &'a dyn Fn(u64),
+    received: u64,
+    told: Instant,
 }
 
 impl<'a> Server<'a> {
@@ -132,6 +144,7 @@ impl<'a> Server<'a> {
         store: &'a Store,
         before: &'a Round,
         sealed: bool,
+        progress: &'a dyn Fn(u64),
     ) -> Result<Server<'a>> {
         let pipe = nix::unistd::pipe().context("a pipe")?;
         // Where this is refused the pipe is small, and the pages come in small pieces.
@@ -144,6 +157,9 @@ impl<'a> Server<'a> {
             pipe,
             round: Round::new(),
             files: BTreeMap::new(),
+            progress,
+            received: 0,
+            told: Instant::now(),
         })
     }
 
@@ -232,6 +248,14 @@ impl<'a> Server<'a> {
     fn add(&mut self, owner: Owner, range: Range<u64>, flags: u32) -> Result<()> {
         let files = self.open(owner)?;
         if flags & flag::PRESENT != 0 {
+            // The sums of what came first may be under way still, and make holes of zeros.
+            let held = self.round.entry(owner).or_default();
+            ensure!(
+                !held.pages.overlaps(&range),
+                "{owner}: CRIU sends some of {:#x}..{:#x} twice in a round",
+                range.start,
+                range.end
+            );
             self.receive(&files.memory, &range)
                 .with_context(|| self.store.path(owner).display().to_string())?;
             if let Some(sums) = &self.sums {
@@ -251,10 +275,16 @@ impl<'a> Server<'a> {
             bail!("{owner}: pages that are neither sent nor known: {range:x?}");
         }
         let held = self.round.entry(owner).or_default();
-        if flags & flag::PRESENT != 0 {
-            held.received += range.end - range.start;
-        }
+        let bytes = range.end - range.start;
         held.pages.insert(range);
+        if flags & flag::PRESENT != 0 {
+            held.received += bytes;
+            self.received += bytes;
+            if self.told.elapsed() >= TELL {
+                (self.progress)(self.received);
+                self.told = Instant::now();
+            }
+        }
         Ok(())
     }
 

@@ -73,7 +73,12 @@ pub struct System<'a> {
 impl<'a> System<'a> {
     /// Boots a kernel, does what an operator does once, and starts the applications.
     pub fn start(lab: &'a Lab, kernel: &str, apps: &[&'a App]) -> Result<System<'a>> {
-        let guest = lab.boot(&boot(lab, kernel)?)?;
+        System::start_with(lab, boot(lab, kernel)?, apps)
+    }
+
+    /// The same with more than the usual in the guest.
+    pub fn start_with(lab: &'a Lab, boot: Boot, apps: &[&'a App]) -> Result<System<'a>> {
+        let guest = lab.boot(&boot)?;
         is_running(&guest)?;
         let host = guest.address()?;
         set_up(&guest, host, apps)?;
@@ -96,8 +101,19 @@ impl<'a> System<'a> {
 
     /// Updates to a kernel. The same processes must run afterwards, each as what it was before.
     pub fn update(&mut self, kernel: &str) -> Result<()> {
+        self.update_by(kernel, &|_, _| Ok(()))
+    }
+
+    /// The same, with something done before to what the next kernel is started with: vmlinuz, initrd and cmdline in
+    /// a directory of the guest's.
+    pub fn update_by(
+        &mut self,
+        kernel: &str,
+        prepare: &dyn Fn(&Guest, &str) -> Result<()>,
+    ) -> Result<()> {
         let before = self.processes()?;
         let dir = self.lab.bring(&self.guest, &boot(self.lab, kernel)?)?;
+        prepare(&self.guest, dir)?;
         let members: String = self
             .apps
             .iter()
@@ -163,7 +179,7 @@ impl<'a> System<'a> {
     }
 }
 
-fn boot(lab: &Lab, kernel: &str) -> Result<Boot> {
+pub fn boot(lab: &Lab, kernel: &str) -> Result<Boot> {
     let kernels = lab.kernels()?;
     let module = kmod::module(lab.cache(), kernels, kernels.release(kernel)?)?;
     Ok(Boot::new(kernel)
