@@ -67,10 +67,10 @@ const CASES: &[Case] = &[
         name: "the guard is killed when all stand still",
         script: "touch /tmp/hang; ($UPDATE 2>/tmp/said; echo $? > /tmp/status) & \
                  until grep -q switching $BASE/update.json; do sleep 0.1; done; \
-                 for pid in $(pidof kup); do \
-                    tr '\\0' ' ' < /proc/$pid/cmdline | grep -q '^kup guard' && kill -9 $pid && killed=$pid; \
-                 done; [ \"$killed\" ] || exit 1; end; kill $(pidof sleep); rm /tmp/hang; wait; \
-                 [ $(cat /tmp/status) = 1 ] && grep -q 'run on, under the old kernel' /tmp/said && \
+                 kill -9 $(ps -o pid,args | awk '/[k]up guard/ { print $1 }') || exit 1; \
+                 while grep -q ' t ' /proc/$PID/stat; do sleep 0.1; done; \
+                 kill $(pidof sleep); rm /tmp/hang; wait; [ $(cat /tmp/status) = 1 ] && \
+                 grep -q 'run on, under the old kernel' /tmp/said && \
                  kup list --json | grep -q '^\\[\\]'",
     },
     Case {
