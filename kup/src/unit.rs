@@ -124,12 +124,15 @@ fn drop_in(id: &str) -> Result<PathBuf> {
     Ok(Path::new(RUNTIME).join(format!("{id}.d")).join(DROP_IN))
 }
 
-/// From now on, whoever starts these units gets their checkpoints restored. In an initramfs this is for the systemd
-/// of the root that comes, which finds it in /run.
+/// From now on, whoever starts these units gets their checkpoints restored. Without systemd, as in an initramfs that
+/// has none, nobody does; and its directory is not made, by which programs tell whether it runs.
 ///
 /// # Errors
 /// It could not be written, or systemd did not take it.
 pub fn divert(units: &[(String, String)], dir: Option<&Path>) -> Result<()> {
+    if !is_systemd() {
+        return Ok(());
+    }
     let mut changed = false;
     for (id, checkpoint) in units {
         let (path, text) = (drop_in(id)?, text(checkpoint, dir)?);

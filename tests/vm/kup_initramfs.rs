@@ -32,12 +32,17 @@ const FILES: &[(&str, &str)] = &[
     ),
 ];
 
-/// How an initramfs is made, into $initrd for kernel $release.
+/// How an initramfs is made, into $initrd for kernel $release. They look for the disk's modules in directories
+/// that a guest of the lab does not have.
 const MAKERS: [(&str, &str); 2] = [
-    ("initramfs-tools", "mkinitramfs -o $initrd $release"),
+    (
+        "initramfs-tools",
+        "printf 'virtio_pci\\nvirtio_blk\\next4\\n' >> /etc/initramfs-tools/modules; mkinitramfs -o $initrd $release",
+    ),
     (
         "dracut",
-        "dracut --quiet --force --no-hostonly --filesystems ext4 --kver $release $initrd",
+        "dracut --quiet --force --no-hostonly --filesystems ext4 --force-drivers 'virtio_pci virtio_blk' \
+         --kver $release $initrd",
     ),
 ];
 

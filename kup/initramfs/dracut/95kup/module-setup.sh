@@ -19,7 +19,7 @@ installkernel() {
 
 install() {
     region > "${initdir:?}/etc/kup-region"
-    inst_multiple umount rmdir mkdir modprobe
+    inst_multiple mkdir modprobe umount
     inst_multiple /usr/sbin/kup /usr/sbin/mount.rpramfs /usr/sbin/nft /usr/lib/kup/initramfs-hold
     # Before udev tells anyone of the network.
     inst_hook pre-trigger 05 "${moddir:?}/hold.sh"
