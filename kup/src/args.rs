@@ -90,6 +90,12 @@ pub enum Command {
         #[arg(long, value_name = "FILE", requires = "svg")]
         throughput: Option<PathBuf>,
     },
+    /// In the next kernel, first of all: have CRIU find out what that kernel can do
+    #[command(
+        long_about = "CRIU's first run under a kernel tries what that can do, which takes several times as long as a \
+restore. Run early at boot, in the background, this has it done before anybody waits. `hold` does it too."
+    )]
+    Prepare,
     /// Wait in the place of a service until it is restored; started by systemd
     #[command(hide = true)]
     Placeholder,

@@ -7,7 +7,7 @@ use anyhow::{bail, ensure, Context, Result};
 use kup::checkpoint::{self, Checkpoints, Left, Manifest, Request, State};
 use kup::kexec::{self, Next};
 use kup::update::{self, Member, Update, Wish};
-use kup::{criu, guard, namespaces, place, processes, system, timeline, unit};
+use kup::{criu, guard, namespaces, place, prepare, processes, system, timeline, unit};
 use serde::Serialize;
 use serde_json::{json, Value};
 use std::io::Write;
@@ -91,6 +91,7 @@ pub fn run(line: &Line) -> Result<bool> {
                 say("no update waits to be resumed");
             }
         }
+        Command::Prepare => prepare::prepare()?,
         Command::Hold => {
             let place = place()?;
             if !update::hold(&place, dir)? {

@@ -17,6 +17,7 @@ pub mod namespaces;
 pub mod network;
 pub mod overcommit;
 pub mod place;
+pub mod prepare;
 pub mod processes;
 mod rpc;
 pub mod sockets;

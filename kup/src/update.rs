@@ -12,7 +12,7 @@ use crate::links::Link;
 use crate::network::{self, Ports};
 use crate::unit::Unit;
 use crate::unlock::unlock;
-use crate::{links, processes, system, unit};
+use crate::{links, prepare, processes, system, unit};
 use anyhow::{anyhow, bail, ensure, Context, Result};
 use serde::{Deserialize, Serialize};
 use std::fs::{self, File};
@@ -431,6 +431,7 @@ pub fn hold(checkpoints: &Checkpoints, given: Option<&Path>) -> Result<bool> {
         keep_pids(FIRST_PID)?;
         return Ok(false);
     };
+    prepare::in_background();
     update.hold(checkpoints, given)?;
     Ok(true)
 }

@@ -6,7 +6,7 @@ use super::{make, Checkpoint};
 use crate::criu::{seen, Criu, Worker};
 use crate::foam::restore::Listener;
 use crate::images::Images;
-use crate::{overcommit, processes, system};
+use crate::{overcommit, prepare, processes, system};
 use anyhow::{bail, ensure, Context, Result};
 use std::fs::File;
 use std::io::{BufRead, BufReader};
@@ -41,6 +41,7 @@ pub fn restore(at: &Checkpoint, within: Option<u32>, say: &dyn Fn(&str)) -> Resu
         Memory::Foam => Some(Drain::start(at)?),
         Memory::Images => None,
     };
+    prepare::wait();
     let criu = criu(at, &manifest, within)?;
     verify(&at.images(), &manifest.images)?;
     for id in Images::new(&at.images()).thread_ids()? {

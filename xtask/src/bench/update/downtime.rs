@@ -36,8 +36,6 @@ pub fn run(lab: &Lab, rounds: usize) -> Result<Vec<Measure>> {
         .region(region)
         .memory(Size::gib(3))
         .network()
-        // On a busy machine the emulated timer may be late.
-        .argument("no_timer_check")
         .file(
             MODULE.trim_start_matches('/'),
             &kmod::module(lab.cache(), kernels, &release)?,
@@ -96,10 +94,10 @@ fn network(guest: &Guest) -> Result<String> {
     ))
 }
 
-/// All that is done in the next kernel, with what is added before the network and behind it.
-fn init(guest: &Guest, region: &Region, before: &str, behind: &str) -> Result<()> {
+/// All that is done in the next kernel, with what is added to it: first, before the network, and behind it.
+fn init(guest: &Guest, region: &Region, [first, before, behind]: [&str; 3]) -> Result<()> {
     let script = format!(
-        "insmod {MODULE} && mkdir -p {MOUNT} && mount -i -t rpramfs {} {MOUNT} && {before} && {} && {behind}",
+        "{first} insmod {MODULE} && mkdir -p {MOUNT} && mount -i -t rpramfs {} {MOUNT} && {before} && {} && {behind}",
         region.spec(),
         network(guest)?
     );
@@ -116,7 +114,7 @@ fn bare(lab: &Lab, guest: &Guest, region: &Region) -> Result<f64> {
     let asker = Asker::start(guest.address()?, PORT, true)?;
     asker.wait()?;
     lab.kexec(guest)?;
-    init(guest, region, "true", "true")?;
+    init(guest, region, ["", "true", "true"])?;
     asker.wait()?;
     Ok(asker.finish()?.as_secs_f64())
 }
@@ -134,7 +132,11 @@ fn update(lab: &Lab, guest: &Guest, region: &Region) -> Result<(f64, f64, f64)> 
              --command-line \"$(cat cmdline)\" --pid held={pid}"
         ),
     )?;
-    init(guest, region, "kup -q hold", "kup -q resume")?;
+    init(
+        guest,
+        region,
+        ["kup prepare &", "kup -q hold", "kup -q resume"],
+    )?;
     asker.wait()?;
     let gap = asker.finish()?.as_secs_f64();
     let report: serde_json::Value = serde_json::from_str(&kup(guest, "report")?)?;
