@@ -191,7 +191,7 @@ fn take(
     let pair = [(id, at.name.clone())];
     unit::divert(&pair, dir)?;
     let taken = checkpoint::take(&at, &request, say);
-    if taken.is_err() && !at.dir.exists() {
+    if taken.is_err() && at.manifest().is_err() {
         unit::give_back(&pair)?;
     }
     taken

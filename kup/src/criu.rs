@@ -6,7 +6,7 @@ use crate::guard::Guard;
 use crate::images::{magic, pb, Images};
 use crate::rpc;
 use anyhow::{bail, ensure, Context, Result};
-use nix::sys::socket::{send, socketpair, AddressFamily, MsgFlags, SockFlag, SockType};
+use nix::sys::socket::{recv, send, socketpair, AddressFamily, MsgFlags, SockFlag, SockType};
 use prost::Message;
 use std::ffi::OsStr;
 use std::fs;
@@ -84,10 +84,9 @@ impl Criu {
     /// Options that a user has chosen.
     #[must_use]
     pub fn chosen(mut self, options: &[String]) -> Criu {
-        let level = |option: &String| option.strip_prefix("-v")?.parse().ok();
-        if let Some(level) = options.iter().rev().find_map(level) {
-            self.log_level = level;
-        }
+        self.log_level = options
+            .iter()
+            .fold(self.log_level, |level, option| verbosity(level, option));
         self.args(options)
     }
 
@@ -153,6 +152,23 @@ impl Criu {
     }
 }
 
+/// What becomes of a level by an option, as CRIU has it (`criu/config.c`).
+fn verbosity(level: i32, option: &str) -> i32 {
+    let more = match option.strip_prefix("--verbosity") {
+        Some(more) => more.strip_prefix('=').unwrap_or(more),
+        None => match option.strip_prefix("-v") {
+            Some(more) => more,
+            None => return level,
+        },
+    };
+    let vs = more.chars().all(|c| c == 'v');
+    match more.parse() {
+        Ok(set) => set,
+        Err(_) if vs => level + 1 + more.len() as i32,
+        Err(_) => level,
+    }
+}
+
 /// A run that is ready to begin. Dropped, it ends.
 pub struct Worker {
     running: Running,
@@ -162,27 +178,27 @@ pub struct Worker {
 
 impl Worker {
     /// Restores.
-    ///
-    /// # Errors
-    /// It has ended.
-    pub fn restore(self) -> Result<Running> {
-        self.tell(rpc::CriuReqType::Restore)?;
+    #[must_use]
+    pub fn restore(self) -> Running {
+        self.tell(rpc::CriuReqType::Restore);
         // It says how it ended, and must find somebody to say it to.
-        Ok(Running {
+        Running {
             socket: Some(self.socket),
             ..self.running
-        })
+        }
     }
 
     /// Dumps a process and its children, into a checkpoint's directory. The guard is asked how they go on.
     ///
     /// # Errors
-    /// It has ended, or there can be no guard.
+    /// There can be no guard.
     pub fn dump(mut self, root_pid: u32, checkpoint: &Path) -> Result<(Running, Guard)> {
         self.options.pid = Some(i32::try_from(root_pid)?);
         self.options.notify_scripts = Some(true);
+        // Before there is a guard: it would keep CRIU waiting if we died in between. CRIU says that it begins, and
+        // does so when it is answered.
+        self.tell(rpc::CriuReqType::Dump);
         let (guard, child) = Guard::start(checkpoint, self.socket.try_clone()?)?;
-        self.tell(rpc::CriuReqType::Dump)?;
         let running = Running {
             guard: Some(child),
             ..self.running
@@ -190,15 +206,15 @@ impl Worker {
         Ok((running, guard))
     }
 
-    fn tell(&self, what: rpc::CriuReqType) -> Result<()> {
+    /// If it has ended, its status and its log say why.
+    fn tell(&self, what: rpc::CriuReqType) {
         let mut request = rpc::CriuReq {
             opts: Some(self.options.clone()),
             ..rpc::CriuReq::default()
         };
         request.set_type(what);
         let flags = MsgFlags::MSG_NOSIGNAL;
-        let sent = send(self.socket.as_raw_fd(), &request.encode_to_vec(), flags);
-        sent.context("CRIU takes no request").map(drop)
+        let _ = send(self.socket.as_raw_fd(), &request.encode_to_vec(), flags);
     }
 }
 
@@ -294,16 +310,25 @@ impl Running {
     /// It failed; what its log says is told.
     pub fn finish(mut self) -> Result<()> {
         let status = self.child.wait().context("waiting for criu")?;
-        drop(self.socket.take());
+        let socket = self.socket.take();
         if let Some(mut guard) = self.guard.take() {
             // It has nobody to guard any more.
             let _ = guard.wait();
         }
-        if status.success() {
+        // It may have been killed when all was done, and said.
+        if status.success() || socket.is_some_and(|socket| says_success(&socket)) {
             return Ok(());
         }
         bail!("criu {}: {status}\n{}", self.what, complaints(&self.log))
     }
+}
+
+/// What CRIU said in the end.
+fn says_success(socket: &OwnedFd) -> bool {
+    let mut message = [0; 4096];
+    let got = recv(socket.as_raw_fd(), &mut message, MsgFlags::MSG_DONTWAIT);
+    let said = rpc::CriuResp::decode(&message[..got.unwrap_or(0)]);
+    said.is_ok_and(|said| said.r#type() == rpc::CriuReqType::Restore && said.success)
 }
 
 /// What the log says of errors, and where all of it is.
@@ -374,6 +399,20 @@ pub fn dump_stats(dir: &Path) -> Result<pb::DumpStatsEntry> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn levels_of_the_log() {
+        for (option, level) in [
+            ("-v", 3),
+            ("-vv", 4),
+            ("-v4", 4),
+            ("--verbosity", 3),
+            ("--verbosity=1", 1),
+            ("--version", 2),
+        ] {
+            assert_eq!(verbosity(2, option), level, "{option}");
+        }
+    }
 
     #[test]
     fn what_the_loader_says() {

@@ -103,12 +103,18 @@ pub fn run(dir: &Path) -> Result<()> {
         let complete = said
             .notify
             .is_some_and(|notify| notify.script() == COMPLETE);
+        // Once the processes go on, the checkpoint is out of date. (To remove a name needs no room.)
+        let out_of_date = || {
+            let _ = std::fs::remove_file(dir.join(MANIFEST));
+        };
         let good = !complete || is_agreed(&criu, &mut kup).unwrap_or(false);
         if !good {
-            // Once the processes go on, the checkpoint is out of date. (To remove a name needs no room.)
-            let _ = std::fs::remove_file(dir.join(MANIFEST));
+            out_of_date();
         }
-        answer(&criu, good)?;
+        let heard = answer(&criu, good)?;
+        if complete && !heard {
+            out_of_date();
+        }
     }
     Ok(())
 }
@@ -143,7 +149,8 @@ fn receive(criu: &OwnedFd) -> Result<Option<Vec<u8>>> {
     }
 }
 
-fn answer(criu: &OwnedFd, good: bool) -> Result<()> {
+/// Tells whether there was still somebody to be told.
+fn answer(criu: &OwnedFd, good: bool) -> Result<bool> {
     let mut answer = rpc::CriuReq {
         notify_success: Some(good),
         ..rpc::CriuReq::default()
@@ -151,8 +158,7 @@ fn answer(criu: &OwnedFd, good: bool) -> Result<()> {
     answer.set_type(rpc::CriuReqType::Notify);
     let flags = MsgFlags::MSG_NOSIGNAL;
     match send(criu.as_raw_fd(), &answer.encode_to_vec(), flags) {
-        // Nobody to be told any more.
-        Err(Errno::EPIPE) => Ok(()),
-        other => Ok(other.map(drop)?),
+        Err(Errno::EPIPE | Errno::ECONNRESET) => Ok(false),
+        other => Ok(other.map(|_| true)?),
     }
 }

@@ -3,6 +3,7 @@
 
 use anyhow::{bail, ensure, Context, Result};
 use host::cmdline::reservations;
+use nix::sys::signal::{SigSet, SigmaskHow};
 use std::fs::{self, File};
 use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
@@ -96,7 +97,13 @@ pub fn unload() {
 /// # Errors
 /// It returned.
 pub fn start() -> Result<()> {
+    // While the kernel shuts devices down, which can take seconds, a Ctrl-C would have CRIU let the applications go
+    // on, for as long as that kernel lasts. The program that is started has this from us.
+    let before = SigSet::all().thread_swap_mask(SigmaskHow::SIG_BLOCK);
     let status = Command::new("kexec").arg("--exec").status();
+    if let Ok(before) = before {
+        let _ = before.thread_set_mask();
+    }
     let status = status.context("cannot run kexec")?;
     bail!("kexec --exec came back: {status}")
 }

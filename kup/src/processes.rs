@@ -14,6 +14,13 @@ pub fn exists(pid: u32) -> bool {
     Path::new(&format!("/proc/{pid}")).exists()
 }
 
+/// Does it run, or could it? A process that has ended may still be listed.
+#[must_use]
+pub fn lives(pid: u32) -> bool {
+    let state = stat(pid).and_then(|stat| stat.first().cloned());
+    state.is_some_and(|state| !matches!(state.as_str(), "Z" | "X"))
+}
+
 /// Who has this number, a process or a thread of one.
 #[must_use]
 pub fn who(id: u32) -> Option<String> {

@@ -4,7 +4,7 @@
 
 use crate::checkpoint::restore::Restored;
 use crate::checkpoint::{
-    self, Checkpoint, Checkpoints, Complete, Left, Manifest, Memory, Request, State,
+    self, Checkpoint, Checkpoints, Complete, Left, Manifest, Memory, Request, State, Taking,
 };
 use crate::images::Images;
 use crate::kexec::{self, Next};
@@ -335,7 +335,7 @@ fn switch(
                 member.name
             ));
         }
-        taking.push(checkpoint::Taking::begin(at, request)?);
+        taking.push(Taking::begin(at, request)?);
     }
     for one in &mut taking {
         let name = one.name().to_owned();
@@ -364,6 +364,7 @@ fn switch(
             let last = images.thread_ids()?.into_iter().max();
             update.last_pid = update.last_pid.max(last.unwrap_or(0));
         }
+        are_held(&taking, &mut stopped)?;
         update.say(dir, Step::Stopped, "")?;
         for one in &taking {
             let manifest = one.manifest();
@@ -376,17 +377,23 @@ fn switch(
             ));
         }
         update.say(dir, Step::Switching, "")?;
-        // The last look: who is not held any more has gone on, and would be restored from the past.
-        for (one, stopped) in taking.iter().zip(&mut stopped) {
-            let held = stopped.as_mut().is_ok_and(Complete::is_held);
-            ensure!(held, "CRIU has let {} go", one.name());
-        }
+        // The last look.
+        are_held(&taking, &mut stopped)?;
         kexec::start()
     };
     let failed = start();
     // CRIU still has them all, and lets them go on; then their checkpoints go.
     Complete::go_on(stopped.into_iter().flatten());
     failed
+}
+
+/// Who is not held any more has gone on, and would be restored from the past.
+fn are_held(taking: &[Taking], stopped: &mut [Result<Complete>]) -> Result<()> {
+    for (one, stopped) in taking.iter().zip(stopped) {
+        let held = stopped.as_mut().is_ok_and(Complete::is_held);
+        ensure!(held, "CRIU has let {} go", one.name());
+    }
+    Ok(())
 }
 
 /// What an application loses.
@@ -431,9 +438,10 @@ pub fn hold(checkpoints: &Checkpoints, given: Option<&Path>) -> Result<bool> {
         keep_pids(FIRST_PID)?;
         return Ok(false);
     };
+    let held = update.hold(checkpoints, given);
+    // Behind it: its processes take numbers.
     prepare::in_background();
-    update.hold(checkpoints, given)?;
-    Ok(true)
+    held.map(|()| true)
 }
 
 /// The next processes get PIDs above `last`.

@@ -293,6 +293,7 @@ fn by_kup(
         println!("              {line}");
     }
     report.kernel_to = hello.release;
+    guest.run("kup prepare >/dev/null 2>&1 &")?;
     clean(guest, fs, &region)?;
     (report.mount_to, report.seconds.mount) = mount(guest, fs, &region)?;
     let update = update_report(guest)?;

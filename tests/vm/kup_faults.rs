@@ -2,16 +2,12 @@
 //! Whatever goes wrong with `kup update`, the application runs or can be restored, and a client's
 //! connection outlives it, unless CRIU itself is killed. Each case ends with a redis that holds what it held, and answers.
 
+use super::redis_guest::{self, items};
 use crate::apps::counter::Counter;
-use crate::apps::redis::Redis;
-use crate::apps::{digest, Fingerprints};
-use crate::kmod;
-use crate::lab::{Boot, Guest, Lab, Region, Size};
+use crate::lab::{Guest, Lab};
 use anyhow::{ensure, Context, Result};
-use std::net::Ipv4Addr;
 use std::time::Duration;
 
-const MODULE: &str = "usr/lib/rpramfs.ko";
 const KEYS: usize = 15_000;
 const PATIENCE: Duration = Duration::from_secs(120);
 const BASE: &str = "/mnt/kup";
@@ -60,7 +56,7 @@ const CASES: &[Case] = &[
         name: "kup is killed when all stand still",
         script: "touch /tmp/hang; $UPDATE 2>/dev/null & \
                  until grep -q switching $BASE/update.json; do sleep 0.1; done; \
-                 grep -q ' t ' /proc/$PID/stat || exit 1; kill -9 $!; kill $(pidof sleep); rm /tmp/hang; end; \
+                 grep -q ' t ' /proc/$PID/stat || exit 1; kill -9 $!; kill -9 $(pidof sleep); rm /tmp/hang; end; \
                  kup resume && kup list --json | grep -q '^\\[\\]'",
     },
     Case {
@@ -69,7 +65,7 @@ const CASES: &[Case] = &[
                  until grep -q switching $BASE/update.json; do sleep 0.1; done; \
                  kill -9 $(ps -o pid,args | awk '/[k]up guard/ { print $1 }') || exit 1; \
                  while grep -q ' t ' /proc/$PID/stat; do sleep 0.1; done; \
-                 kill $(pidof sleep); rm /tmp/hang; wait; [ $(cat /tmp/status) = 1 ] && \
+                 kill -9 $(pidof sleep); rm /tmp/hang; wait; [ $(cat /tmp/status) = 1 ] && \
                  grep -q 'run on, under the old kernel' /tmp/said && \
                  kup list --json | grep -q '^\\[\\]'",
     },
@@ -104,14 +100,14 @@ const WITHOUT_CONNECTION: &[Case] = &[
         name: "CRIU is killed when all stand still",
         script: "touch /tmp/hang; ($UPDATE 2>/tmp/said; echo $? > /tmp/status) & \
                  until grep -q switching $BASE/update.json; do sleep 0.1; done; \
-                 kill -9 $(pidof criu) || exit 1; kill $(pidof sleep); rm /tmp/hang; wait; \
+                 kill -9 $(pidof criu) || exit 1; kill -9 $(pidof sleep); rm /tmp/hang; wait; \
                  [ $(cat /tmp/status) = 1 ] && ! nft list tables | grep CRIU",
     },
     Case {
         name: "kup and CRIU are killed when all stand still",
         script: "touch /tmp/hang; $UPDATE 2>/dev/null & \
                  until grep -q switching $BASE/update.json; do sleep 0.1; done; \
-                 kill -9 $! $(pidof criu) || exit 1; kill $(pidof sleep); rm /tmp/hang; end; \
+                 kill -9 $! $(pidof criu) || exit 1; kill -9 $(pidof sleep); rm /tmp/hang; end; \
                  [ -d $BASE/redis ] && ! [ -e $BASE/redis/manifest.json ] || exit 1; \
                  nft list tables | grep -q CRIU && kup resume && ! nft list tables | grep CRIU && \
                  kup list --json | grep -q '^\\[\\]'",
@@ -119,49 +115,29 @@ const WITHOUT_CONNECTION: &[Case] = &[
 ];
 
 pub fn run(lab: &Lab) -> Result<()> {
-    let kernels = lab.kernels()?;
-    let release = kernels.release("7.x")?;
-    let region = Region::reserved(Size::gib(1));
-    let boot = Boot::new(release)
-        .region(region)
-        .network()
-        .file(MODULE, &kmod::module(lab.cache(), kernels, release)?);
+    let boot = redis_guest::boot(lab)?.network();
     let guest = lab.boot(&boot)?;
-    guest.network_up()?;
-    guest.run(format!(
-        "insmod /{MODULE} && mkfs.rpramfs -q '{0}' && mkdir -p /mnt && mount -t rpramfs '{0}' /mnt",
-        region.spec()
-    ))?;
+    redis_guest::mount_new(&guest)?;
     let dir = lab.bring(&guest, &boot)?;
     guest.run("mv /usr/sbin/kexec /usr/sbin/kexec.real")?;
     guest.push("/usr/sbin/kexec", FALSE_KEXEC)?;
-    guest.run("chmod 755 /usr/sbin/kexec; echo 20000 > /proc/sys/kernel/ns_last_pid")?;
-    guest.run(
-        "cd / && setsid redis-server --bind 0.0.0.0 --protected-mode no --save '' --appendonly no \
-         </dev/null >/dev/null 2>&1 &",
-    )?;
-    let host = guest.address()?;
-    Redis::connect(host)?.fill(7, KEYS, 2900)?;
-    let before = items(host)?;
-    let counter = Counter::start(host, PATIENCE)?;
+    guest.run("chmod 755 /usr/sbin/kexec")?;
+    redis_guest::start(&guest, KEYS)?;
+    let before = items(&guest)?;
+    let counter = Counter::start(guest.address()?, PATIENCE)?;
     for case in CASES {
         one(&guest, dir, case).with_context(|| case.name)?;
         counter.wait(10, PATIENCE).with_context(|| case.name)?;
-        ensure!(items(host)? == before, "{}: the keys differ", case.name);
+        ensure!(items(&guest)? == before, "{}: the keys differ", case.name);
         println!("{}: ok", case.name);
     }
     counter.finish()?;
     for case in WITHOUT_CONNECTION {
         one(&guest, dir, case).with_context(|| case.name)?;
-        ensure!(items(host)? == before, "{}: the keys differ", case.name);
+        ensure!(items(&guest)? == before, "{}: the keys differ", case.name);
         println!("{}: ok", case.name);
     }
     guest.check()
-}
-
-fn items(host: Ipv4Addr) -> Result<String> {
-    let items: Fingerprints = Redis::connect(host)?.items("key:")?;
-    Ok(digest(&items))
 }
 
 fn one(guest: &Guest, dir: &str, case: &Case) -> Result<()> {

@@ -5,13 +5,12 @@
 //! rounds, while memory comes on demand, and in the end. `KUP_MEMORY_SEEDS` says how many of these there are,
 //! `KUP_MEMORY_FIRST` which is the first.
 
-use crate::kmod;
-use crate::lab::{Boot, Guest, Lab, Region, Size};
+use super::redis_guest;
+use crate::lab::{Guest, Lab};
 use anyhow::{ensure, Context, Result};
 use serde_json::Value;
 use std::time::Instant;
 
-const MODULE: &str = "usr/lib/rpramfs.ko";
 const FIRST: u64 = 1;
 const SEEDS: u64 = 6;
 
@@ -27,18 +26,8 @@ enum Turn {
 }
 
 pub fn run(lab: &Lab) -> Result<()> {
-    let kernels = lab.kernels()?;
-    let release = kernels.release("7.x")?;
-    let region = Region::reserved(Size::gib(1));
-    let boot = Boot::new(release)
-        .region(region)
-        .file(MODULE, &kmod::module(lab.cache(), kernels, release)?);
-    let guest = lab.boot(&boot)?;
-    guest.run(format!(
-        "insmod /{MODULE} && mkfs.rpramfs -q '{0}' && mkdir -p /mnt && mount -t rpramfs '{0}' /mnt",
-        region.spec()
-    ))?;
-    guest.run("echo 20000 > /proc/sys/kernel/ns_last_pid")?;
+    let guest = lab.boot(&redis_guest::boot(lab)?)?;
+    redis_guest::mount_new(&guest)?;
     let number = |name: &str, otherwise| match std::env::var(name) {
         Ok(text) => text.parse().context(name.to_owned()),
         Err(_) => Ok(otherwise),

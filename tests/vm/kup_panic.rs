@@ -2,15 +2,12 @@
 //! The old kernel panics when all of the application is in the region, and the next kernel is not started yet: the
 //! rescue kernel restores it, and a client's connection outlives that too.
 
+use super::redis_guest;
 use crate::apps::counter::Counter;
-use crate::apps::digest;
-use crate::apps::redis::Redis;
-use crate::kmod;
-use crate::lab::{Boot, Lab, Region, Size};
+use crate::lab::Lab;
 use anyhow::{ensure, Result};
 use std::time::Duration;
 
-const MODULE: &str = "usr/lib/rpramfs.ko";
 const KEYS: usize = 15_000;
 const PATIENCE: Duration = Duration::from_secs(180);
 
@@ -21,31 +18,13 @@ exec /usr/sbin/kexec.real \"$@\"
 ";
 
 pub fn run(lab: &Lab) -> Result<()> {
-    let kernels = lab.kernels()?;
-    let (release, region) = (kernels.release("7.x")?, Region::reserved(Size::gib(1)));
-    let module = kmod::module(lab.cache(), kernels, release)?;
-    let boot = || {
-        let boot = Boot::new(release).region(region).network();
-        boot.file(MODULE, &module)
-    };
-    let next = boot().argument("nr_cpus=1");
-    let guest = lab.boot(&boot().argument("crashkernel=512M"))?;
-    guest.network_up()?;
-    let mount = format!(
-        "insmod /{MODULE} && mkdir -p /mnt && mount -i -t rpramfs '{}' /mnt",
-        region.spec()
-    );
-    guest.run(format!("mkfs.rpramfs -q '{}' && {mount}", region.spec()))?;
-    guest.run("echo 20000 > /proc/sys/kernel/ns_last_pid")?;
-    guest.run(
-        "cd / && setsid redis-server --bind 0.0.0.0 --protected-mode no --save '' --appendonly no \
-         </dev/null >/dev/null 2>&1 &",
-    )?;
-    let host = guest.address()?;
-    Redis::connect(host)?.fill(7, KEYS, 2900)?;
-    let items = || -> Result<String> { Ok(digest(&Redis::connect(host)?.items("key:")?)) };
-    let before = items()?;
-    let counter = Counter::start(host, PATIENCE)?;
+    let boot = redis_guest::boot(lab)?.network();
+    let next = boot.clone().argument("nr_cpus=1");
+    let guest = lab.boot(&boot.argument("crashkernel=512M"))?;
+    redis_guest::mount_new(&guest)?;
+    redis_guest::start(&guest, KEYS)?;
+    let before = redis_guest::items(&guest)?;
+    let counter = Counter::start(guest.address()?, PATIENCE)?;
 
     lab.crash_load(&guest, &next)?;
     let dir = lab.bring(&guest, &next)?;
@@ -65,7 +44,8 @@ pub fn run(lab: &Lab) -> Result<()> {
         "that was no panic"
     );
     println!("panicked → {}", hello.release);
-    guest.run(format!("{mount} && kup hold"))?;
+    redis_guest::mount(&guest)?;
+    guest.run("kup hold")?;
     guest.network_up()?;
     println!(
         "{}",
@@ -76,7 +56,7 @@ pub fn run(lab: &Lab) -> Result<()> {
             .trim()
     );
     counter.wait(20, PATIENCE)?;
-    ensure!(items()? == before, "the keys differ");
+    ensure!(redis_guest::items(&guest)? == before, "the keys differ");
     let counted = counter.finish()?;
     println!("the client waited {:.1} s", counted.gap.as_secs_f64());
     Ok(())

@@ -26,6 +26,7 @@ mod module_files;
 mod module_hostile;
 mod module_mount;
 mod module_posix;
+mod redis_guest;
 pub mod services;
 mod sparse;
 pub mod sudden_end;

@@ -2,12 +2,11 @@
 //! A system as operators have it, with systemd and a root disk: the region is mounted by its line in
 //! /etc/fstab, services of ordinary packages run, and after a kexec disk and region hold what they held.
 
-use crate::kmod;
-use crate::lab::{Boot, Guest, Lab, Region, Size};
+use super::services::{boot, is_running, REGION};
+use crate::lab::{Guest, Lab, Region};
 use anyhow::{ensure, Context, Result};
 use std::time::Instant;
 
-const REGION: Size = Size::gib(1);
 const MOUNT: &str = "/srv/region";
 
 /// A service, a command that asks it something, and what is in the answer.
@@ -74,32 +73,6 @@ pub fn run(lab: &Lab) -> Result<()> {
     guest.run("criu check")?;
     services(&guest)?;
     guest.check()
-}
-
-fn boot(lab: &Lab, kernel: &str) -> Result<Boot> {
-    let kernels = lab.kernels()?;
-    let module = kmod::module(lab.cache(), kernels, kernels.release(kernel)?)?;
-    Ok(Boot::new(kernel)
-        .root_disk()
-        .region(Region::reserved(REGION))
-        .network()
-        .external_module(&module))
-}
-
-/// The agent says hello before the last unit is up.
-fn is_running(guest: &Guest) -> Result<()> {
-    let start = Instant::now();
-    let state = guest
-        .command("systemctl is-system-running --wait || systemctl --failed")
-        .timeout(120)
-        .run()?;
-    println!(
-        "{} {:.1} s later",
-        state.trim(),
-        start.elapsed().as_secs_f64()
-    );
-    ensure!(state.trim() == "running", "{state}");
-    Ok(())
 }
 
 fn is_mounted(guest: &Guest) -> Result<()> {

@@ -10,8 +10,14 @@ use crate::foam::store::Store;
 use crate::foam::Owner;
 use crate::images::Images;
 use anyhow::{Context, Result};
+use nix::poll::{poll, PollFd, PollFlags, PollTimeout};
 use std::fs;
 use std::io::Read;
+use std::os::fd::AsFd;
+use std::time::{Duration, Instant};
+
+/// CRIU takes well below a second to connect.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Gives the processes of a checkpoint their memory, and says in the end that they have all of it.
 ///
@@ -58,7 +64,12 @@ pub fn drain(at: &Checkpoint) -> Result<()> {
     }
     let listener = Listener::bind(&at.work())?;
     println!("{READY}");
-    let outcome = listener.supervise(memories, |_| {})?;
+    let mut left = None;
+    let outcome = listener.supervise(memories, |progress| {
+        if progress.processes == 0 {
+            end_if_nobody_comes(at, &mut left);
+        }
+    })?;
     let report = at.dir.join("drain.json");
     if let Err(e) = fs::write(&report, serde_json::to_vec_pretty(&outcome)?) {
         eprintln!("kup: {}: {e}", report.display());
@@ -72,4 +83,26 @@ pub fn drain(at: &Checkpoint) -> Result<()> {
         manifest.write(&at.dir)?;
     }
     Ok(())
+}
+
+/// CRIU connects at once. As long as it has not, whoever restores may have been killed, and CRIU with it: the end of
+/// standard input says so.
+fn end_if_nobody_comes(at: &Checkpoint, left: &mut Option<Instant>) {
+    let stdin = std::io::stdin();
+    let mut fds = [PollFd::new(stdin.as_fd(), PollFlags::POLLIN)];
+    if poll(&mut fds, PollTimeout::ZERO) != Ok(1) {
+        return;
+    }
+    let left = left.get_or_insert_with(Instant::now);
+    let nobody = match at.manifest().map(|manifest| manifest.state) {
+        // CRIU is told to begin when the manifest says so.
+        Ok(State::Restoring) => left.elapsed() > PATIENCE,
+        // It was there; there was nothing for us to do.
+        Ok(State::Draining | State::Restored) => false,
+        Ok(State::Writing | State::Ready) | Err(_) => true,
+    };
+    if nobody {
+        eprintln!("kup: nobody restores");
+        std::process::exit(1);
+    }
 }

@@ -55,7 +55,7 @@ pub fn restore(at: &Checkpoint, within: Option<u32>, say: &dyn Fn(&str)) -> Resu
     }
     manifest.state = State::Restoring;
     manifest.write(&at.dir)?;
-    match run(at, criu, drain) {
+    match run(at, &manifest, criu, drain) {
         Ok(drain) => {
             manifest.state = match drain {
                 Some(_) => State::Draining,
@@ -64,6 +64,18 @@ pub fn restore(at: &Checkpoint, within: Option<u32>, say: &dyn Fn(&str)) -> Resu
             manifest.write(&at.dir)?;
             // Now the drain may say how it ended.
             drop(drain);
+        }
+        Err(e)
+            if manifest
+                .processes
+                .iter()
+                .any(|one| processes::lives(one.pid)) =>
+        {
+            return Err(e.context(format!(
+                "CRIU failed, but left processes of {0} (`kup show {0}` names them). If they run, it ended too \
+                 soon to say so; if they do not, kill them, and `kup restore --again {0}`",
+                at.name
+            )));
         }
         Err(e) => {
             manifest.state = State::Ready;
@@ -143,7 +155,12 @@ fn criu(at: &Checkpoint, manifest: &Manifest, within: Option<u32>) -> Result<Wor
 }
 
 /// Has CRIU begin. Returns the end of a pipe for which the drain waits, if there is a drain.
-fn run(at: &Checkpoint, criu: Worker, drain: Option<Drain<'_>>) -> Result<Option<ChildStdin>> {
+fn run(
+    at: &Checkpoint,
+    manifest: &Manifest,
+    criu: Worker,
+    drain: Option<Drain<'_>>,
+) -> Result<Option<ChildStdin>> {
     let Some(drain) = drain else {
         begin(at, criu)?;
         return Ok(None);
@@ -151,7 +168,14 @@ fn run(at: &Checkpoint, criu: Worker, drain: Option<Drain<'_>>) -> Result<Option
     let (mut drain, stdin) = drain.ready()?;
     if let Err(e) = begin(at, criu) {
         drop(stdin);
-        abandon(at, &mut drain);
+        // If some are there they may need it.
+        if !manifest
+            .processes
+            .iter()
+            .any(|one| processes::lives(one.pid))
+        {
+            abandon(at, &mut drain);
+        }
         return Err(e);
     }
     // It becomes init's child when we end.
@@ -163,11 +187,11 @@ fn begin(at: &Checkpoint, criu: Worker) -> Result<()> {
         true => Some(overcommit::allow()?),
         false => None,
     };
-    criu.restore()?.finish()
+    criu.restore().finish()
 }
 
-/// Ends the drain of a restore that failed. It ends when it loses its connection, if it came to one. If CRIU was
-/// killed, tasks that are half made keep that open; they have nothing to lose any more.
+/// Ends the drain of a restore that failed, of whose processes none is left. It ends when it loses its connection, if
+/// it came to one.
 fn abandon(at: &Checkpoint, drain: &mut Child) {
     let _ = Listener::abandon(&at.work());
     for _ in 0..100 {

@@ -46,8 +46,6 @@ pub fn take(at: &Checkpoint, request: &Request, say: &dyn Fn(&str)) -> Result<Ma
     let mut taking = Taking::begin(at.clone(), request.clone())?;
     taking.rounds(say)?;
     let complete = taking.last()?;
-    // From here on it may be the only copy.
-    taking.kept = true;
     taking.settle(complete, say)
 }
 
@@ -307,7 +305,12 @@ impl Taking {
         if let Some(round) = self.manifest.rounds.last_mut() {
             round.seconds = start.elapsed().as_secs_f64();
         }
-        if let Err(e) = self.finish(&images) {
+        let finished = self.finish(&images).and_then(|()| {
+            // Whoever noticed the end of CRIU has taken the manifest away, perhaps before there was this one.
+            ensure!(asked.waits(), "CRIU has let the processes go");
+            Ok(())
+        });
+        if let Err(e) = finished {
             // A no: CRIU lets the processes go on, and calls that a failure.
             drop(asked);
             let _ = running.finish();
@@ -327,14 +330,22 @@ impl Taking {
     /// # Errors
     /// CRIU did not come to its end.
     pub fn settle(&mut self, complete: Complete, say: &dyn Fn(&str)) -> Result<Manifest> {
-        let settled = complete.asked.yes().and(complete.running.finish());
-        settled.with_context(|| {
-            format!(
-                "checkpoint {0} is complete, but CRIU did not end well: if its processes still run \
-                 (`kup show {0}` names them), it is out of date",
+        complete.asked.yes()?;
+        // From here on it may be the only copy.
+        self.kept = true;
+        if let Err(e) = complete.running.finish() {
+            let mut all = self.manifest.processes.iter();
+            if self.request.left == Left::Killed && all.all(|one| processes::lives(one.pid)) {
+                self.kept = false;
+                unlocked(&complete.images);
+                return Err(e);
+            }
+            return Err(e.context(format!(
+                "checkpoint {0} is complete, but CRIU did not end well: see which of its processes still run \
+                 (`kup show {0}` names them)",
                 self.at.name
-            )
-        })?;
+            )));
+        }
         // Figures, no more.
         let noted = self.note(&self.at.images());
         if let Err(e) = noted.and_then(|()| self.manifest.write(&self.at.dir)) {

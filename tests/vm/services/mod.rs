@@ -23,7 +23,7 @@ pub use redis::REDIS;
 
 pub const ALL: &[&App] = &[&REDIS, &MEMCACHED, &NGINX, &MARIADB, &COMPILE];
 
-const REGION: Size = Size::gib(1);
+pub const REGION: Size = Size::gib(1);
 const MOUNT: &str = "/srv/region";
 /// No client waits longer than this for an answer.
 const PATIENCE: Duration = Duration::from_secs(180);
@@ -222,7 +222,7 @@ fn set_up(guest: &Guest, host: Ipv4Addr, apps: &[&App]) -> Result<()> {
 }
 
 /// The agent says hello before the last unit is up.
-fn is_running(guest: &Guest) -> Result<()> {
+pub fn is_running(guest: &Guest) -> Result<()> {
     let state = guest
         .command(
             "systemctl is-system-running --wait || { systemctl --failed; \

@@ -4,11 +4,14 @@
 //! leaves out how long they take to begin and to end.
 
 mod downtime;
+mod plot;
 
 use super::criu::{self, Setup, EXT4DAX, OURS};
 use super::{others, Measure, Pairs, Settings};
+use crate::host;
 use crate::lab::{Guest, Lab};
 use anyhow::{ensure, Context, Result};
+use std::fs;
 use std::time::{Duration, Instant};
 
 /// A round takes minutes.
@@ -105,6 +108,9 @@ pub fn run(settings: &Settings) -> Result<Vec<Measure>> {
     let lab = Lab::open("bench-update")?;
     let rounds = settings.rounds.min(MOST);
     let mut measures = stops(&lab, rounds)?;
+    let path = host::target().join("bench/update.svg");
+    fs::write(&path, plot::draw(&measures)?).with_context(|| path.display().to_string())?;
+    println!("drawn: {}", path.display());
     measures.extend(downtime::run(&lab, rounds)?);
     Ok(measures)
 }

@@ -38,11 +38,13 @@ impl Handover {
         match announced {
             Announced::Finished => {
                 shared.finish();
-                self.connection.skip_word()?;
+                self.connection.take_word()?;
                 return Ok(true);
             }
-            Announced::Zombie => self.connection.skip_word()?,
-            Announced::Task { pid, task } => {
+            Announced::Zombie => {
+                self.connection.take_word()?;
+            }
+            Announced::Task { pid } => {
                 let Some(memory) = self.pids.iter().position(|known| *known == pid) else {
                     bail!("CRIU restores process {pid}, for which there is no memory");
                 };
@@ -50,8 +52,10 @@ impl Handover {
                     !shared.has_arrived(memory),
                     "CRIU restores process {pid} twice"
                 );
+                // Its own number, until the kernel says ours.
+                shared.set_expected(Some((memory, pid)));
+                let task = self.connection.take_word()?.unwrap_or(pid);
                 shared.set_expected(Some((memory, task)));
-                self.connection.skip_word()?;
                 self.take(shared, memory, task)?;
             }
         }

@@ -2,7 +2,7 @@
 //! The socket to which `criu restore --lazy-pages` connects, and what it says there.
 
 use std::fs::{File, OpenOptions};
-use std::io::{IoSliceMut, Read};
+use std::io::IoSliceMut;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -11,7 +11,9 @@ use std::time::Duration;
 
 use anyhow::{bail, ensure, Context, Result};
 use nix::sys::socket::UnixCredentials;
-use nix::sys::socket::{recvmsg, setsockopt, sockopt::PassCred, ControlMessageOwned, MsgFlags};
+use nix::sys::socket::{
+    recv, recvmsg, setsockopt, sockopt::PassCred, ControlMessageOwned, MsgFlags,
+};
 
 use super::supervisor::Supervisor;
 use super::{Memory, Outcome, Progress};
@@ -138,8 +140,8 @@ fn path_in(dir: &File) -> String {
 /// What CRIU says of a task.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Announced {
-    /// Its descriptor comes next: its pid, and that as we see it.
-    Task { pid: i32, task: i32 },
+    /// Its descriptor comes next.
+    Task { pid: i32 },
     /// It has no memory.
     Zombie,
     /// It was the last.
@@ -165,44 +167,39 @@ impl Connection {
     /// Looks at the next message, which stays; waits for it.
     pub fn next(&self) -> Result<Next> {
         let mut word = [0; 4];
-        let got = self.receive(&mut word, MsgFlags::MSG_PEEK)?;
-        match got.bytes {
+        // With no room for it, the descriptor behind a word does not come: nobody would know of it if we died here.
+        let got = recv(self.stream.as_raw_fd(), &mut word, MsgFlags::MSG_PEEK);
+        match got.context("receive from CRIU")? {
             0 => return Ok(Next::End),
-            // A look at the word shows the descriptor behind it, too.
+            1 => return Ok(Next::Descriptor),
             4 => {}
-            1 if got.descriptor.is_some() => return Ok(Next::Descriptor),
             // The rest never comes: CRIU writes it at once.
             some => bail!("CRIU hung up within a word, of which {some} bytes came"),
         }
         Ok(Next::Word(match i32::from_ne_bytes(word) {
             RESTORE_FINISHED => Announced::Finished,
             ..=0 => Announced::Zombie,
-            pid => Announced::Task {
-                pid,
-                task: got.sender.unwrap_or(pid),
-            },
+            pid => Announced::Task { pid },
         }))
     }
 
-    /// Takes the word that was looked at.
-    pub fn skip_word(&self) -> Result<()> {
-        (&self.stream)
-            .read_exact(&mut [0; 4])
-            .context("read from CRIU")
+    /// Takes the word that was looked at. Tells who sent it.
+    pub fn take_word(&self) -> Result<Option<i32>> {
+        Ok(self.receive(&mut [0; 4])?.sender)
     }
 
     /// Takes a descriptor; waits for it.
     pub fn descriptor(&self) -> Result<OwnedFd> {
-        let got = self.receive(&mut [0], MsgFlags::empty())?;
+        let got = self.receive(&mut [0])?;
         ensure!(got.bytes == 1, "CRIU hung up before it came");
         got.descriptor.context("CRIU sent none")
     }
 
-    fn receive(&self, buffer: &mut [u8], flags: MsgFlags) -> Result<Received> {
+    fn receive(&self, buffer: &mut [u8]) -> Result<Received> {
         let mut space = nix::cmsg_space!(RawFd, UnixCredentials);
         let mut slices = [IoSliceMut::new(buffer)];
         let fd = self.stream.as_raw_fd();
-        let flags = flags | MsgFlags::MSG_CMSG_CLOEXEC;
+        let flags = MsgFlags::MSG_CMSG_CLOEXEC;
         let message = recvmsg::<()>(fd, &mut slices, Some(&mut space), flags);
         let message = message.context("receive from CRIU")?;
         let (mut sender, mut descriptor) = (None, None);
