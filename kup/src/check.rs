@@ -138,6 +138,12 @@ fn criu_version() -> Finding {
         Err(e) => return missing(format!("{e:#}"), "install criu 4.2 or later"),
     };
     let numbers: Vec<u32> = version.split('.').filter_map(|n| n.parse().ok()).collect();
+    if numbers < vec![3, 19] {
+        return missing(
+            version,
+            "kup asks criu in a way that 3.19 and later understand: install 4.2 or later",
+        );
+    }
     if numbers < vec![4, 2] {
         return warning(
             version,
