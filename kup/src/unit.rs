@@ -164,13 +164,15 @@ fn text(checkpoint: &str, dir: Option<&Path>) -> Result<String> {
             format!("--dir \"{}\" ", path.replace('%', "%%").replace('$', "$$"))
         }
     };
+    // Type=exec: CRIU joins the namespaces of the placeholder, and they are complete when that is executed, not
+    // when it is forked.
     Ok(format!(
         "# Written by kup: this service is restored from a checkpoint instead of started anew.\n\
          [Unit]\n\
          Wants=network-online.target\n\
          After=network-online.target\n\
          [Service]\n\
-         Type=simple\n\
+         Type=exec\n\
          PIDFile=\n\
          Restart=no\n\
          NotifyAccess=all\n\
