@@ -9,6 +9,7 @@ pub mod checkpoint;
 pub mod criu;
 pub mod foam;
 pub mod foreign;
+pub mod gate;
 pub mod guard;
 pub mod images;
 pub mod kexec;

@@ -19,6 +19,12 @@ pub fn own_users(pid: u32) -> bool {
     differs(pid, "user")
 }
 
+/// Has it a network of its own?
+#[must_use]
+pub fn own_network(pid: u32) -> bool {
+    differs(pid, "net")
+}
+
 fn differs(pid: u32, kind: &str) -> bool {
     let of = |process: &str| fs::read_link(format!("/proc/{process}/ns/{kind}")).ok();
     of(&pid.to_string()) != of("self")

@@ -124,7 +124,7 @@ fn path(text: &str, inode: u32) -> Option<String> {
 }
 
 /// The sockets that a process has open.
-fn inodes(pid: u32) -> BTreeSet<u32> {
+pub(crate) fn inodes(pid: u32) -> BTreeSet<u32> {
     let Ok(entries) = fs::read_dir(format!("/proc/{pid}/fd")) else {
         // It has ended.
         return BTreeSet::new();

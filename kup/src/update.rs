@@ -6,6 +6,7 @@ use crate::checkpoint::restore::Restored;
 use crate::checkpoint::{
     self, Checkpoint, Checkpoints, Complete, Left, Manifest, Memory, Request, State, Taking,
 };
+use crate::gate::Gate;
 use crate::images::Images;
 use crate::kexec::{self, Next};
 use crate::links::Link;
@@ -343,6 +344,8 @@ fn switch(
     }
     // What is not in the region must be on its disk, and had better not be written after the stop.
     nix::unistd::sync();
+    let pids: Vec<u32> = taking.iter().flat_map(Taking::pids).collect();
+    let _gate = Gate::close(&pids, say);
     update.say(dir, Step::Stopping, "")?;
     let mut stopped: Vec<Result<Complete>> = std::thread::scope(|scope| {
         let threads: Vec<_> = taking

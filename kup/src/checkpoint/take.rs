@@ -8,6 +8,7 @@ use crate::criu::{self, Criu, Running};
 use crate::foam::collect::collect;
 use crate::foam::server::{self, Round};
 use crate::foam::store::{self, Store};
+use crate::gate::Gate;
 use crate::guard::{Asked, Guard};
 use crate::images::Images;
 use crate::unit::Unit;
@@ -45,6 +46,7 @@ const LITTLE: u64 = 8 << 20;
 pub fn take(at: &Checkpoint, request: &Request, say: &dyn Fn(&str)) -> Result<Manifest> {
     let mut taking = Taking::begin(at.clone(), request.clone())?;
     taking.rounds(say)?;
+    let _gate = Gate::close(&taking.pids(), say);
     let complete = taking.last()?;
     taking.settle(complete, say)
 }
@@ -232,6 +234,13 @@ impl Taking {
             within,
             kept: false,
         })
+    }
+
+    /// The processes, as they are now.
+    #[must_use]
+    pub fn pids(&self) -> Vec<u32> {
+        let tree = processes::tree(self.request.root_pid).unwrap_or_default();
+        tree.iter().map(|process| process.pid).collect()
     }
 
     /// The name of the checkpoint.

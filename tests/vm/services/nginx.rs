@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0 OR GPL-2.0
-//! A server of several processes, asked again and again over one connection.
+//! A server of several processes, asked again and again: over one connection, and over a new one each time.
 
 use super::{App, Witness, PATIENCE};
+use crate::apps::connect;
+use crate::apps::crowd::Crowd;
 use crate::lab::{Guest, Lab};
 use anyhow::{ensure, Context, Result};
 use std::io::{BufRead, BufReader, Read, Write};
@@ -15,16 +17,20 @@ pub const NGINX: App = App {
     begin,
 };
 
+const VISITORS: usize = 4;
+
 struct Browser {
+    crowd: Crowd,
     connection: BufReader<TcpStream>,
     page: Vec<u8>,
     times: usize,
 }
 
 fn begin(_: &Lab, _: &Guest, host: Ipv4Addr) -> Result<Box<dyn Witness>> {
-    let stream = TcpStream::connect((host, 80))?;
+    let stream = connect(host, 80)?;
     stream.set_read_timeout(Some(PATIENCE))?;
     let mut browser = Browser {
+        crowd: Crowd::start((host, 80).into(), VISITORS, PATIENCE),
         connection: BufReader::new(stream),
         page: Vec::new(),
         times: 0,
@@ -62,14 +68,19 @@ impl Browser {
 impl Witness for Browser {
     fn goes_on(&mut self, _: &Guest) -> Result<()> {
         ensure!(self.get()? == self.page, "another page");
-        Ok(())
+        self.crowd.wait(20, PATIENCE)
     }
 
     fn end(mut self: Box<Self>, guest: &Guest) -> Result<String> {
-        self.goes_on(guest)?;
+        // What a visitor met says more than that one went home.
+        let gone_on = self.goes_on(guest);
+        let seen = self.crowd.finish()?;
+        gone_on?;
         Ok(format!(
-            "the same page {} times over one connection",
-            self.times
+            "the same page {} times over one connection, and {} times over a new one each, of which one took {:.1} s",
+            self.times,
+            seen.visits,
+            seen.longest.as_secs_f64()
         ))
     }
 }

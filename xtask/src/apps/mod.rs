@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0 OR GPL-2.0
 //! Clients of the applications that are carried over an update. They speak the protocols
-//! themselves, over connections that they never open anew.
+//! themselves, most of them over connections that they never open anew.
 
 pub mod asker;
 pub mod counter;
+pub mod crowd;
 pub mod load;
 pub mod memcached;
 pub mod redis;
@@ -16,7 +17,7 @@ use std::net::{Ipv4Addr, TcpStream};
 use std::time::{Duration, Instant};
 
 /// Connects to a server that may just be starting.
-fn connect(host: Ipv4Addr, port: u16) -> Result<TcpStream> {
+pub fn connect(host: Ipv4Addr, port: u16) -> Result<TcpStream> {
     let deadline = Instant::now() + Duration::from_secs(20);
     loop {
         let address = (host, port).into();
