@@ -5,13 +5,14 @@
 use super::others;
 use super::{Measure, Pairs, Settings};
 use crate::kmod;
-use crate::lab::{Boot, Filesystem, Guest, Lab, Size};
+use crate::lab::{Boot, Filesystem, Guest, Lab, Size, BLANK};
 use anyhow::{ensure, Result};
 
 pub const OURS: &str = "/mnt/ours";
 /// What is in the guest besides, by name.
 const TMPFS: (&str, &str) = ("tmpfs", "/mnt/tmpfs");
 pub const EXT4DAX: (&str, &str) = ("ext4dax", "/mnt/ext4dax");
+pub const DISK: (&str, &str) = ("disk", "/mnt/disk");
 
 pub struct Setup {
     pub name: &'static str,
@@ -21,6 +22,10 @@ pub struct Setup {
     pub filesystem: Filesystem,
     /// The kernel module mounts ours, and ext4-DAX is there too.
     pub module: bool,
+    /// The host reaches it by TCP.
+    pub network: bool,
+    /// An ext4 on a disk is there too.
+    pub disk: bool,
     /// A command for the guest, before the mount.
     pub before: &'static str,
 }
@@ -31,6 +36,8 @@ const FUSE: Setup = Setup {
     holds: 256,
     filesystem: Filesystem::Rpramfs,
     module: false,
+    network: false,
+    disk: false,
     before: "true",
 };
 
@@ -100,6 +107,12 @@ pub fn prepare(lab: &Lab, setup: &Setup) -> Result<(Guest, Vec<(&'static str, &'
     if !fs.needs_tools() {
         boot = boot.without_tools();
     }
+    if setup.network {
+        boot = boot.network();
+    }
+    if setup.disk {
+        boot = boot.disk(size);
+    }
     let mut peers = vec![TMPFS];
     let mut mount = fs.mount(&region, OURS);
     if setup.module {
@@ -128,6 +141,15 @@ pub fn prepare(lab: &Lab, setup: &Setup) -> Result<(Guest, Vec<(&'static str, &'
              mount -t ext4 -o dax /dev/pmem0 {0}",
             EXT4DAX.1
         ))?;
+    }
+    if setup.disk {
+        // Nothing is to be left for the kernel to write in the background.
+        guest.run(format!(
+            "mkfs.ext4 -q -F -E lazy_itable_init=0,lazy_journal_init=0 {BLANK} && \
+             mkdir -p {0} && mount -t ext4 {BLANK} {0}",
+            DISK.1
+        ))?;
+        peers.push(DISK);
     }
     Ok((guest, peers))
 }

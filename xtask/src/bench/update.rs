@@ -5,6 +5,7 @@
 
 mod downtime;
 mod plot;
+mod servers;
 
 use super::criu::{self, Setup, EXT4DAX, OURS};
 use super::{others, Measure, Pairs, Settings};
@@ -46,6 +47,10 @@ const PROCESSES: &[Process] = &[
     idle("256m", 256),
     idle("512m", 512),
     idle("1g", 1024),
+    Process {
+        ways: &[SIMPLE, FOAM],
+        ..idle("2g", 2048)
+    },
     Process {
         writes: 10,
         ways: &[SIMPLE, FOAM],
@@ -111,6 +116,7 @@ pub fn run(settings: &Settings) -> Result<Vec<Measure>> {
     let path = host::target().join("bench/update.svg");
     fs::write(&path, plot::draw(&measures)?).with_context(|| path.display().to_string())?;
     println!("drawn: {}", path.display());
+    measures.extend(servers::run(&lab, rounds)?);
     measures.extend(downtime::run(&lab, rounds)?);
     Ok(measures)
 }
@@ -118,7 +124,7 @@ pub fn run(settings: &Settings) -> Result<Vec<Measure>> {
 fn stops(lab: &Lab, rounds: usize) -> Result<Vec<Measure>> {
     let setup = Setup {
         name: "update",
-        holds: 1024,
+        holds: 2048,
         ..criu::KMOD
     };
     let (guest, _) = criu::prepare(lab, &setup)?;
@@ -200,10 +206,7 @@ fn one(guest: &Guest, way: Way, pid: &str) -> Result<Taken> {
                 guest,
                 &format!("checkpoint {NAME} --leave-running --pid {pid}"),
             )?;
-            let manifest: serde_json::Value = serde_json::from_str(&text)?;
-            let rounds = manifest["rounds"].as_array().context("no rounds")?;
-            let last = rounds.last().context("no round")?;
-            taken.reported = last["frozen_seconds"].as_f64().context("no time")?;
+            taken.reported = reported(&text)?;
             taken.space = (self::used(guest, OURS)? - used) / resident as f64;
             let before = guest.run(format!("du -sk {dir}/rounds | cut -f 1"))?;
             taken.before = before.trim().parse::<f64>()? * 1024.0 / resident as f64;
@@ -241,6 +244,14 @@ fn one(guest: &Guest, way: Way, pid: &str) -> Result<Taken> {
 fn kup(guest: &Guest, command: &str) -> Result<String> {
     let command = format!("kup --quiet --json {command}");
     guest.command(command).timeout(180).run()
+}
+
+/// The stop in the last round, by a manifest.
+fn reported(manifest: &str) -> Result<f64> {
+    let manifest: serde_json::Value = serde_json::from_str(manifest)?;
+    let rounds = manifest["rounds"].as_array().context("no rounds")?;
+    let last = rounds.last().context("no round")?;
+    last["frozen_seconds"].as_f64().context("no time")
 }
 
 /// Runs a command. Returns its seconds, and when it began.

@@ -100,6 +100,7 @@ fn boots(kernel: &Path, initrd: &Path) -> Result<bool> {
         region: None,
         console: &console,
         root_disk: None,
+        disk: None,
         tap: None,
         ledger: None,
         resets: false,

@@ -30,6 +30,9 @@ const BOOT_LIMIT: Duration = Duration::from_secs(120);
 /// Where a guest has the kernel that it carries.
 const CARRIED: &str = "next";
 
+/// Where a guest without a root disk finds its empty one.
+pub const BLANK: &str = "/dev/vda";
+
 /// What kind of guest a scenario wants.
 #[derive(Clone, Debug)]
 pub struct Boot {
@@ -37,6 +40,7 @@ pub struct Boot {
     region: Option<Region>,
     memory: Size,
     cpus: u32,
+    disk: Option<Size>,
     network: bool,
     terminal: bool,
     ledger: bool,
@@ -56,6 +60,7 @@ impl Boot {
             region: None,
             memory: Size::gib(2),
             cpus: 2,
+            disk: None,
             network: false,
             terminal: false,
             ledger: false,
@@ -91,6 +96,12 @@ impl Boot {
 
     pub fn cpus(mut self, cpus: u32) -> Boot {
         self.cpus = cpus;
+        self
+    }
+
+    /// With an empty disk, which ends with the guest; see [`BLANK`].
+    pub fn disk(mut self, size: Size) -> Boot {
+        self.disk = Some(size);
         self
     }
 
@@ -328,6 +339,7 @@ impl Lab {
             region: boot.region.map(|region| region.size),
             console: &console,
             root_disk: root_disk.as_deref(),
+            disk: boot.disk,
             tap: tap.as_ref(),
             ledger: ledger.as_ref().map(Ledger::path),
             resets: boot.resets,

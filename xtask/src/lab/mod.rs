@@ -39,6 +39,6 @@ pub use cache::{hex, key, Cache};
 pub use filesystem::Filesystem;
 pub use guest::{EmulatorFault, Guest};
 pub use kernel::Kernels;
-pub use lab::{Boot, Lab};
+pub use lab::{Boot, Lab, BLANK};
 pub use region::{Region, Size};
 pub use tools::{check_static, program};

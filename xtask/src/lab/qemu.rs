@@ -5,6 +5,7 @@ use super::accel::Accel;
 use super::region::{Size, BASE};
 use super::tap::Tap;
 use anyhow::{Context, Result};
+use std::fs::{self, File, OpenOptions};
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
@@ -26,6 +27,8 @@ pub struct Machine<'a> {
     pub console: &'a Path,
     /// An ext4 image; what is written goes to a copy that ends with the guest.
     pub root_disk: Option<&'a Path>,
+    /// An empty one besides.
+    pub disk: Option<Size>,
     pub tap: Option<&'a Tap>,
     /// A file that is memory of the guest's too; see `lab_agent::LEDGER_DEVICE`.
     pub ledger: Option<&'a Path>,
@@ -93,6 +96,17 @@ pub fn start(machine: &Machine) -> Result<(Child, UnixStream)> {
         ));
         qemu.args(["-device", "virtio-blk-pci,drive=root"]);
     }
+    let disk = machine.disk.map(|size| blank(machine.console, size));
+    let disk = disk.transpose()?;
+    if let Some(disk) = &disk {
+        inherited.push(disk.as_raw_fd());
+        // Not out of the host's memory: a disk is what the host has.
+        qemu.arg("-drive").arg(format!(
+            "file=/proc/self/fd/{},format=raw,if=none,id=disk,cache=none",
+            disk.as_raw_fd()
+        ));
+        qemu.args(["-device", "virtio-blk-pci,drive=disk"]);
+    }
     if let Some(ledger) = machine.ledger {
         let (path, size) = (comma(ledger)?, lab_agent::LEDGER_SIZE);
         let memory = format!("memory-backend-file,id=ledger,share=on,size={size},mem-path={path}");
@@ -108,7 +122,7 @@ pub fn start(machine: &Machine) -> Result<(Child, UnixStream)> {
         qemu.process_group(0);
     }
     let log = machine.console.with_file_name("qemu.log");
-    qemu.stderr(std::fs::File::create(log)?);
+    qemu.stderr(File::create(log)?);
     // SAFETY: only async-signal-safe calls between fork and exec.
     unsafe {
         qemu.pre_exec(move || {
@@ -119,6 +133,22 @@ pub fn start(machine: &Machine) -> Result<(Child, UnixStream)> {
     }
     let child = qemu.spawn().context("qemu-system-x86_64")?;
     Ok((child, ours))
+}
+
+/// A file of zeros without a name: it is gone when nobody has it open.
+fn blank(console: &Path, size: Size) -> Result<File> {
+    let path = console.with_extension("disk");
+    let mut options = OpenOptions::new();
+    let file = options
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .open(&path);
+    let file = file.with_context(|| format!("{}", path.display()))?;
+    fs::remove_file(&path)?;
+    file.set_len(size.0)?;
+    Ok(file)
 }
 
 /// The machine's memory such that the region lies at 4 GiB and is real.

@@ -118,7 +118,7 @@ pub fn mtime(args: &[String]) -> Result<(), String> {
 }
 
 /// By the clock that goes on while a process is in a checkpoint.
-fn now() -> Duration {
+pub fn now() -> Duration {
     let since = SystemTime::now().duration_since(UNIX_EPOCH);
     since.unwrap_or_default()
 }

@@ -7,6 +7,7 @@
 //! its services. The agent serves the host over a virtio port; see the library for the protocol.
 
 mod agent;
+mod answers;
 mod boot;
 mod failure;
 mod hold;
@@ -21,6 +22,7 @@ fn main() {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let result = match args.first().map(String::as_str) {
         Some("agent") => agent::serve().map_err(|error| error.to_string()),
+        Some("answers") => answers::main(&args[1..]),
         Some("change") => remember::change(&args[1..]),
         Some("drain") => remember::drain(&args[1..]),
         Some("failure") => failure::main(&args[1..]),

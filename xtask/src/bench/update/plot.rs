@@ -6,14 +6,16 @@ use anyhow::{Context, Result};
 use svg::node::element::{Circle, Line, Polyline, Text};
 use svg::Document;
 
-/// Memory, as measures call it, and in MiB.
-const SIZES: [(&str, f64); 5] = [
+/// Memory, as measures call it, and in MiB. Of the largest there is not every way.
+const SIZES: [(&str, f64); 6] = [
     ("64m", 64.0),
     ("128m", 128.0),
     ("256m", 256.0),
     ("512m", 512.0),
     ("1g", 1024.0),
+    ("2g", LARGEST),
 ];
+const LARGEST: f64 = 2048.0;
 
 /// Measure, whether it is its own figure or the one that it is compared with, name and colour.
 const SERIES: [(&str, bool, &str, &str); 4] = [
@@ -66,6 +68,9 @@ fn one(
         for (size, mib) in SIZES {
             let name = name.replace("PANEL", panel).replace("SIZE", size);
             let measure = measures.iter().find(|measure| measure.measure == name);
+            if measure.is_none() && mib == LARGEST {
+                continue;
+            }
             let measure = measure.with_context(|| format!("no measure {name}"))?;
             line.push((
                 mib,
@@ -83,7 +88,7 @@ fn one(
         .flat_map(|(line, ..)| line.iter().map(|point| point.1));
     let most = (seconds.fold(0.0, f64::max) * 5.0).ceil() / 5.0;
     let (x0, x1, y0) = (left + LEFT, left + WIDTH - RIGHT, HEIGHT - BOTTOM);
-    let x = |mib: f64| x0 + (x1 - x0) * (mib / 64.0).log2() / 4.0;
+    let x = |mib: f64| x0 + (x1 - x0) * (mib / 64.0).log2() / (LARGEST / 64.0).log2();
     let y = |seconds: f64| y0 - (y0 - TOP) * seconds / most;
 
     document = document.add(text(title, x0, TOP - 18.0, "start")).add(text(
