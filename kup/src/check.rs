@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0 OR GPL-2.0
 //! `kup check`: is this machine ready?
 
-use kup::{criu, kexec, links, namespaces, place, processes, unit};
+use kup::{criu, gate, kexec, links, namespaces, place, processes, unit};
 use serde::Serialize;
 use std::fs;
 use std::path::Path;
@@ -199,17 +199,12 @@ fn kexec_works() -> Finding {
 }
 
 fn nft() -> Finding {
-    let mut list = Command::new("nft");
-    list.args(["list", "tables"])
-        .stdout(Stdio::null())
-        .stderr(Stdio::null());
-    match list.status() {
-        Ok(status) if status.success() => Ok("nftables".to_owned()),
-        Ok(status) => missing(
-            format!("nft list tables: {status}"),
-            "load the kernel's nf_tables module",
+    match gate::works() {
+        Ok(()) => Ok("nftables".to_owned()),
+        Err(e) => missing(
+            format!("{e:#}"),
+            "install nftables 1.0 or later; the kernel needs nf_tables (Linux 5.12 or later)",
         ),
-        Err(e) => missing(format!("nft: {e}"), "install nftables"),
     }
 }
 

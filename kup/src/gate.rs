@@ -4,7 +4,7 @@
 //! later than that end with this kernel. So what opens a connection is dropped, and clients send it again.
 
 use crate::{namespaces, sockets};
-use anyhow::{bail, Context, Result};
+use anyhow::{ensure, Context, Result};
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
@@ -14,9 +14,10 @@ use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-const TABLE: &str = "inet kup-gate";
 /// Who listens accepts at once. Who does not for so long has other things to do.
 const PATIENCE: Duration = Duration::from_secs(2);
+/// A connection that is being opened is open after a round trip. Of some nobody hears any more.
+const ROUND_TRIP: Duration = Duration::from_millis(500);
 /// To start a program, on a busy machine.
 const START: Duration = Duration::from_secs(20);
 /// States of sockets (`include/net/tcp_states.h`).
@@ -25,110 +26,90 @@ const LISTENS: &str = "0A";
 
 /// New connections wait as long as this is there.
 pub struct Gate {
-    /// The table is its, and the kernel takes it away when this ends (nft(8), `flags owner`); which it does when we
-    /// do, in whatever way.
     nft: Option<Nft>,
 }
 
-struct Nft {
-    process: Child,
-    /// What it says. It would end if nobody could hear that.
-    _output: UnixStream,
-}
-
-impl Drop for Gate {
-    fn drop(&mut self) {
-        if let Some(Nft { process, .. }) = &mut self.nft {
-            drop(process.stdin.take());
-            let _ = process.wait();
-        }
-    }
-}
-
 impl Gate {
-    /// Closes it where these processes listen, and waits until they have accepted what is inside. If that does not
-    /// work out it is said; CRIU may refuse to dump them then.
-    #[must_use]
-    pub fn close(pids: &[u32], say: &dyn Fn(&str)) -> Gate {
+    /// Closes it where these processes listen, and waits until they have accepted what is inside. If they do not, it
+    /// is said; CRIU refuses to dump them then.
+    ///
+    /// # Errors
+    /// Packets cannot be dropped.
+    pub fn close(pids: &[u32], say: &dyn Fn(&str)) -> Result<Gate> {
         // Who has a network of its own has other ports.
-        let here = pids.iter().filter(|&&pid| !namespaces::own_network(pid));
-        let own: BTreeSet<u32> = here.flat_map(|&pid| sockets::inodes(pid)).collect();
-        let queues = Queues::read(&own);
-        if queues.ports.is_empty() {
-            return Gate { nft: None };
-        }
-        let nft = match drop_openings(&queues.ports) {
-            Ok(nft) => Some(nft),
-            Err(e) => {
-                say(&format!("new connections cannot be held back: {e:#}"));
-                None
-            }
-        };
-        let deadline = Instant::now() + PATIENCE;
-        loop {
-            let waiting = Queues::read(&own).waiting;
-            if waiting.is_empty() {
-                break;
-            }
-            if Instant::now() > deadline {
+        let (elsewhere, here): (Vec<u32>, _) =
+            pids.iter().partition(|&&pid| namespaces::own_network(pid));
+        for pid in elsewhere {
+            if !Queues::read(pid, &[pid]).ports.is_empty() {
                 say(&format!(
-                    "connections to port {} wait to be accepted. CRIU cannot carry them: it refuses, or cuts them \
-                     with --criu-option=--skip-in-flight",
-                    list(&waiting)
+                    "process {pid} listens in a network namespace of its own, where new connections are not held back"
                 ));
-                break;
             }
-            std::thread::sleep(Duration::from_millis(5));
         }
-        Gate { nft }
-    }
-}
-
-/// Drops what opens a connection to these ports, until the process ends.
-fn drop_openings(ports: &BTreeSet<u16>) -> Result<Nft> {
-    let (output, theirs) = UnixStream::pair()?;
-    output.set_read_timeout(Some(START))?;
-    let theirs = OwnedFd::from(theirs);
-    let mut command = Command::new("nft");
-    command.arg("--interactive").stdin(Stdio::piped());
-    command.stdout(theirs.try_clone()?).stderr(theirs);
-    // It keeps a history of what it was told; not of this. And a Ctrl-C is not for it.
-    command.env("HOME", "/dev/null").process_group(0);
-    let mut process = command
-        .spawn()
-        .context("cannot run nft: is nftables installed?")?;
-    // Ours of it are in there.
-    drop(command);
-    let mut told = || -> Result<String> {
-        let stdin = process.stdin.as_mut().context("no pipe")?;
-        let rules = rules(ports);
-        stdin.write_all(format!("{rules}\nlist table {TABLE}\n").as_bytes())?;
-        let mut line = String::new();
-        BufReader::new(&output).read_line(&mut line)?;
-        Ok(line)
-    };
-    let said = told();
-    if said
-        .as_ref()
-        .is_ok_and(|line| line.starts_with(&format!("table {TABLE} ")))
-    {
-        return Ok(Nft {
-            process,
-            _output: output,
+        let Some(&any) = here.first() else {
+            return Ok(Gate { nft: None });
+        };
+        let queues = || Queues::read(any, &here);
+        let ports = queues().ports;
+        if ports.is_empty() {
+            return Ok(Gate { nft: None });
+        }
+        // First for who comes from outside: to answer who is inside, the applications may have to ask each other.
+        let mut nft = Nft::start()?;
+        let (table, list) = (nft.table.clone(), list(&ports));
+        nft.tell(&format!(
+            "add table {table} {{ flags owner; chain input {{ type filter hook input priority -300; \
+             iifname != lo tcp flags & (syn | ack) == syn tcp dport {{ {list} }} drop; }}; }}"
+        ))?;
+        let start = Instant::now();
+        wait_until(PATIENCE, || {
+            let queues = queues();
+            queues.waiting.is_empty() && (queues.opening.is_empty() || start.elapsed() > ROUND_TRIP)
         });
+        // Then for all, whatever comes: the last packet of a handshake, of which nothing is listed perhaps
+        // (tcp_syncookies), opens a connection, too.
+        let list = self::list(&queues().ports);
+        nft.tell(&format!(
+            "add rule {table} input tcp dport {{ {list} }} drop"
+        ))?;
+        if !wait_until(PATIENCE, || queues().waiting.is_empty()) {
+            say(&format!(
+                "connections to port {} wait to be accepted. CRIU cannot carry them: it refuses, or cuts them with \
+                 --criu-option=--skip-in-flight",
+                self::list(&queues().waiting)
+            ));
+        }
+        Ok(Gate { nft: Some(nft) })
     }
-    let _ = process.kill();
-    let _ = process.wait();
-    bail!("nft: {}", said?.trim_end())
+
+    /// Is it closed still?
+    pub fn holds(&mut self) -> bool {
+        let nft = self.nft.as_mut();
+        nft.is_none_or(|nft| matches!(nft.process.try_wait(), Ok(None)))
+    }
 }
 
-/// In one line, as nft(8) takes it from its user.
-fn rules(ports: &BTreeSet<u16>) -> String {
-    format!(
-        "add table {TABLE} {{ flags owner; chain input {{ type filter hook input priority -300; \
-         tcp flags & (syn | ack) == syn tcp dport {{ {} }} drop; }}; }}",
-        list(ports)
-    )
+/// Could it be closed here?
+///
+/// # Errors
+/// It could not.
+pub fn works() -> Result<()> {
+    let mut nft = Nft::start()?;
+    let table = nft.table.clone();
+    nft.tell(&format!("add table {table} {{ flags owner; }}"))
+}
+
+fn wait_until(patience: Duration, mut done: impl FnMut() -> bool) -> bool {
+    let start = Instant::now();
+    loop {
+        if done() {
+            return true;
+        }
+        if start.elapsed() > patience {
+            return false;
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
 }
 
 fn list(ports: &BTreeSet<u16>) -> String {
@@ -136,25 +117,84 @@ fn list(ports: &BTreeSet<u16>) -> String {
     ports.join(", ")
 }
 
+/// An nft(8) to which a table belongs. It ends when we do, in whatever way, and the kernel takes the table away with it
+/// (nft(8), `flags owner`).
+struct Nft {
+    process: Child,
+    table: String,
+    /// What it says. It would end if nobody could hear that.
+    output: BufReader<UnixStream>,
+}
+
+impl Drop for Nft {
+    fn drop(&mut self) {
+        drop(self.process.stdin.take());
+        let _ = self.process.wait();
+    }
+}
+
+impl Nft {
+    fn start() -> Result<Nft> {
+        let (output, theirs) = UnixStream::pair()?;
+        output.set_read_timeout(Some(START))?;
+        let theirs = OwnedFd::from(theirs);
+        let mut command = Command::new("nft");
+        command.arg("--interactive").stdin(Stdio::piped());
+        command.stdout(theirs.try_clone()?).stderr(theirs);
+        // It keeps a history of what it was told; not of this. And a Ctrl-C is not for it.
+        command.env("HOME", "/dev/null").process_group(0);
+        let process = command.spawn();
+        Ok(Nft {
+            process: process.context("cannot run nft: is nftables installed?")?,
+            table: format!("inet kup-gate-{}", std::process::id()),
+            output: BufReader::new(output),
+        })
+    }
+
+    /// One line, as it takes them from its user. Waits until that is done.
+    fn tell(&mut self, line: &str) -> Result<()> {
+        let table = format!("table {}", self.table);
+        let stdin = self.process.stdin.as_mut().context("no pipe")?;
+        stdin.write_all(format!("{line}\nlist {table}\n").as_bytes())?;
+        loop {
+            let mut said = String::new();
+            let bytes = self.output.read_line(&mut said).context("nft")?;
+            ensure!(
+                bytes > 0 && !said.starts_with("Error"),
+                "nft: {}",
+                said.trim_end()
+            );
+            // Some say first what they were told.
+            if said.starts_with(&table) {
+                return Ok(());
+            }
+        }
+    }
+}
+
 /// Of some sockets that listen.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Queues {
     ports: BTreeSet<u16>,
-    /// Where connections wait to be accepted, or are being opened.
+    /// Where connections wait to be accepted.
     waiting: BTreeSet<u16>,
+    /// Where connections are being opened.
+    opening: BTreeSet<u16>,
 }
 
 impl Queues {
-    fn read(own: &BTreeSet<u32>) -> Queues {
-        let read = |name| fs::read_to_string(format!("/proc/self/net/{name}")).unwrap_or_default();
-        Queues::of(own, &(read("tcp") + &read("tcp6")))
+    /// Of these processes, in the network of one.
+    fn read(network: u32, pids: &[u32]) -> Queues {
+        let own = pids.iter().flat_map(|&pid| sockets::inodes(pid)).collect();
+        let read =
+            |name| fs::read_to_string(format!("/proc/{network}/net/{name}")).unwrap_or_default();
+        Queues::of(&own, &(read("tcp") + &read("tcp6")))
     }
 
     /// `proc_pid_net(5)`: the second word is the local address, the fourth the state, behind the colon of the fifth
     /// is how many wait to be accepted, the tenth is the inode.
     fn of(own: &BTreeSet<u32>, text: &str) -> Queues {
         let mut queues = Queues::default();
-        let mut opening = BTreeSet::new();
         for line in text.lines() {
             let words: Vec<&str> = line.split_whitespace().collect();
             let [_, local, _, state, bytes, _, _, _, _, inode, ..] = words[..] else {
@@ -177,12 +217,12 @@ impl Queues {
                 }
                 // It is nobody's yet.
                 SYN_RECEIVED => {
-                    opening.insert(port);
+                    queues.opening.insert(port);
                 }
                 _ => {}
             }
         }
-        queues.waiting.extend(opening.intersection(&queues.ports));
+        queues.opening = &queues.opening & &queues.ports;
         queues
     }
 }
@@ -202,7 +242,8 @@ mod tests {
             5: 0100007F:0050 0100007F:9998 01 00000000:00000007 00:00000000 00000000     0        0 45 1 0 20 4 30 10 -1\n";
         let queues = Queues::of(&[41, 42, 43, 45].into(), text);
         assert_eq!(queues.ports, [0x50, 0x51, 0x52].into());
-        assert_eq!(queues.waiting, [0x50, 0x51].into());
+        assert_eq!(queues.waiting, [0x50].into());
+        assert_eq!(queues.opening, [0x51].into());
         assert_eq!(Queues::of(&BTreeSet::new(), text), Queues::default());
     }
 
@@ -210,11 +251,11 @@ mod tests {
     fn a_connection_waits_until_it_is_accepted() {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
-        let own = sockets::inodes(std::process::id());
-        assert!(Queues::read(&own).ports.contains(&address.port()));
+        let read = || Queues::read(std::process::id(), &[std::process::id()]);
+        assert!(read().ports.contains(&address.port()));
         let _client = std::net::TcpStream::connect(address).unwrap();
-        assert!(Queues::read(&own).waiting.contains(&address.port()));
+        assert!(read().waiting.contains(&address.port()));
         let _server = listener.accept().unwrap();
-        assert!(!Queues::read(&own).waiting.contains(&address.port()));
+        assert!(!read().waiting.contains(&address.port()));
     }
 }

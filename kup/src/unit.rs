@@ -17,7 +17,8 @@ use std::process::Command;
 use std::time::Duration;
 
 const RUNTIME: &str = "/run/systemd/system";
-const DROP_IN: &str = "50-kup.conf";
+/// The last by its name, so that nothing else has the last word: not the override.conf of `systemctl edit` either.
+const DROP_IN: &str = "zz-kup.conf";
 
 /// A service that runs.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -338,7 +339,7 @@ mod tests {
         let path = drop_in("redis@1.service").unwrap();
         assert_eq!(
             path,
-            Path::new("/run/systemd/system/redis@1.service.d/50-kup.conf")
+            Path::new("/run/systemd/system/redis@1.service.d/zz-kup.conf")
         );
     }
 

@@ -344,8 +344,12 @@ fn switch(
     }
     // What is not in the region must be on its disk, and had better not be written after the stop.
     nix::unistd::sync();
-    let pids: Vec<u32> = taking.iter().flat_map(Taking::pids).collect();
-    let _gate = Gate::close(&pids, say);
+    let mut pids = Vec::new();
+    for one in &taking {
+        pids.extend(one.pids()?);
+    }
+    let gate = Gate::close(&pids, say);
+    let mut gate = gate.context("new connections cannot be held back, and would be lost")?;
     update.say(dir, Step::Stopping, "")?;
     let mut stopped: Vec<Result<Complete>> = std::thread::scope(|scope| {
         let threads: Vec<_> = taking
@@ -382,6 +386,10 @@ fn switch(
         update.say(dir, Step::Switching, "")?;
         // The last look.
         are_held(&taking, &mut stopped)?;
+        ensure!(
+            gate.holds(),
+            "nft has ended: new connections are not held back any more, and would be lost"
+        );
         kexec::start()
     };
     let failed = start();

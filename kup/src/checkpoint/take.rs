@@ -46,7 +46,8 @@ const LITTLE: u64 = 8 << 20;
 pub fn take(at: &Checkpoint, request: &Request, say: &dyn Fn(&str)) -> Result<Manifest> {
     let mut taking = Taking::begin(at.clone(), request.clone())?;
     taking.rounds(say)?;
-    let _gate = Gate::close(&taking.pids(), say);
+    let gate = Gate::close(&taking.pids()?, say);
+    let _gate = gate.map_err(|e| say(&format!("new connections are not held back: {e:#}")));
     let complete = taking.last()?;
     taking.settle(complete, say)
 }
@@ -237,10 +238,12 @@ impl Taking {
     }
 
     /// The processes, as they are now.
-    #[must_use]
-    pub fn pids(&self) -> Vec<u32> {
-        let tree = processes::tree(self.request.root_pid).unwrap_or_default();
-        tree.iter().map(|process| process.pid).collect()
+    ///
+    /// # Errors
+    /// They have ended.
+    pub fn pids(&self) -> Result<Vec<u32>> {
+        let tree = processes::tree(self.request.root_pid)?;
+        Ok(tree.iter().map(|process| process.pid).collect())
     }
 
     /// The name of the checkpoint.
