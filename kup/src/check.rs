@@ -298,8 +298,7 @@ fn service(name: &str) -> Finding {
         );
     }
     let found = format!("{}, main process {}", unit.id, unit.main_pid);
-    let pids = processes::tree(unit.main_pid).unwrap_or_default();
-    let pids: Vec<u32> = pids.iter().map(|process| process.pid).collect();
+    let pids = processes::pids(unit.main_pid).unwrap_or_default();
     let links = links::with_others(&pids).unwrap_or_default();
     if links.is_empty() {
         return Ok(found);

@@ -40,16 +40,13 @@ impl Gate {
         let (elsewhere, here): (Vec<u32>, _) =
             pids.iter().partition(|&&pid| namespaces::own_network(pid));
         for pid in elsewhere {
-            if !Queues::read(pid, &[pid]).ports.is_empty() {
+            if !Queues::read(&[pid]).ports.is_empty() {
                 say(&format!(
                     "process {pid} listens in a network namespace of its own, where new connections are not held back"
                 ));
             }
         }
-        let Some(&any) = here.first() else {
-            return Ok(Gate { nft: None });
-        };
-        let queues = || Queues::read(any, &here);
+        let queues = || Queues::read(&here);
         let ports = queues().ports;
         if ports.is_empty() {
             return Ok(Gate { nft: None });
@@ -183,8 +180,11 @@ struct Queues {
 }
 
 impl Queues {
-    /// Of these processes, in the network of one.
-    fn read(network: u32, pids: &[u32]) -> Queues {
+    /// Of these processes, which have one network.
+    fn read(pids: &[u32]) -> Queues {
+        let Some(network) = pids.first() else {
+            return Queues::default();
+        };
         let own = pids.iter().flat_map(|&pid| sockets::inodes(pid)).collect();
         let read =
             |name| fs::read_to_string(format!("/proc/{network}/net/{name}")).unwrap_or_default();
@@ -251,7 +251,7 @@ mod tests {
     fn a_connection_waits_until_it_is_accepted() {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
-        let read = || Queues::read(std::process::id(), &[std::process::id()]);
+        let read = || Queues::read(&[std::process::id()]);
         assert!(read().ports.contains(&address.port()));
         let _client = std::net::TcpStream::connect(address).unwrap();
         assert!(read().waiting.contains(&address.port()));

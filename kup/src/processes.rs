@@ -55,6 +55,14 @@ pub fn tree(root: u32) -> Result<Vec<Process>> {
     Ok(tree.into_iter().map(named).collect())
 }
 
+/// The numbers of a process and all its descendants.
+///
+/// # Errors
+/// There is no such process.
+pub fn pids(root: u32) -> Result<Vec<u32>> {
+    Ok(tree(root)?.iter().map(|process| process.pid).collect())
+}
+
 /// The numbers of all processes.
 pub(crate) fn all() -> Result<Vec<u32>> {
     let entries = fs::read_dir("/proc").context("/proc")?;

@@ -409,9 +409,7 @@ fn are_held(taking: &[Taking], stopped: &mut [Result<Complete>]) -> Result<()> {
 
 /// What an application loses.
 fn links(member: &Member) -> Result<Vec<Link>> {
-    let tree = processes::tree(member.root_pid)?;
-    let pids: Vec<u32> = tree.iter().map(|process| process.pid).collect();
-    links::with_others(&pids)
+    links::with_others(&processes::pids(member.root_pid)?)
 }
 
 /// Under the kernel that an update began in the applications run: CRIU let them go on when `kup` ended, if it

@@ -56,7 +56,8 @@ const CASES: &[Case] = &[
         name: "kup is killed when all stand still",
         script: "touch /tmp/hang; $UPDATE 2>/dev/null & \
                  until grep -q switching $BASE/update.json; do sleep 0.1; done; \
-                 grep -q ' t ' /proc/$PID/stat && nft list tables | grep -q kup-gate || exit 1; kill -9 $!; kill -9 $(pidof sleep); rm /tmp/hang; end; \
+                 grep -q ' t ' /proc/$PID/stat && nft list tables | grep -q kup-gate || exit 1; \
+                 kill -9 $!; kill -9 $(pidof sleep); rm /tmp/hang; end; \
                  kup resume && kup list --json | grep -q '^\\[\\]'",
     },
     Case {

@@ -3,6 +3,7 @@
 
 use anyhow::{bail, ensure, Context, Result};
 use std::ffi::OsStr;
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
@@ -70,6 +71,16 @@ pub fn have(program: &str) -> bool {
     std::env::split_paths(&path)
         .chain(usual)
         .any(|dir| dir.join(program).is_file())
+}
+
+/// A file of so many bytes, all of them zero, which takes no room until it is written.
+pub fn zeros(path: &Path, bytes: u64) -> Result<File> {
+    let mut options = File::options();
+    options.read(true).write(true).create(true).truncate(true);
+    let file = options.open(path);
+    let file = file.with_context(|| format!("{}", path.display()))?;
+    file.set_len(bytes)?;
+    Ok(file)
 }
 
 pub fn is_root() -> bool {

@@ -242,8 +242,7 @@ impl Taking {
     /// # Errors
     /// They have ended.
     pub fn pids(&self) -> Result<Vec<u32>> {
-        let tree = processes::tree(self.request.root_pid)?;
-        Ok(tree.iter().map(|process| process.pid).collect())
+        processes::pids(self.request.root_pid)
     }
 
     /// The name of the checkpoint.
@@ -425,8 +424,7 @@ impl Taking {
         if self.request.left == Left::Running {
             criu = criu.arg("--leave-running");
         }
-        let tree = processes::tree(self.request.root_pid)?;
-        let pids: Vec<u32> = tree.iter().map(|process| process.pid).collect();
+        let pids = self.pids()?;
         self.manifest.cut = sockets::cut(&pids)?;
         for cut in &self.manifest.cut {
             criu = criu.arg("--external").arg(cut.left_out());

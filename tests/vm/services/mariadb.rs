@@ -3,6 +3,7 @@
 //! of all accounts is what it was.
 
 use super::{App, Witness, PATIENCE};
+use crate::apps::wait_for_more;
 use crate::lab::{Guest, Lab};
 use anyhow::{bail, ensure, Context, Result};
 use mysql::prelude::Queryable;
@@ -96,17 +97,20 @@ fn transfers(connection: &mut Conn, stop: &AtomicBool, committed: &AtomicU64) ->
 
 impl Bank {
     fn wait(&mut self, more: u64) -> Result<()> {
-        let goal = self.committed.load(Ordering::Acquire) + more;
-        let deadline = Instant::now() + PATIENCE;
-        while self.committed.load(Ordering::Acquire) < goal {
+        let is_there = || {
             ensure!(
                 !self.thread.is_finished(),
                 "the client has lost its connection"
             );
-            ensure!(Instant::now() < deadline, "no transaction comes to its end");
-            thread::sleep(Duration::from_millis(5));
-        }
-        Ok(())
+            Ok(())
+        };
+        wait_for_more(
+            more,
+            PATIENCE,
+            || self.committed.load(Ordering::Acquire),
+            is_there,
+            "no transaction comes to its end",
+        )
     }
 }
 

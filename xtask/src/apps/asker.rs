@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0 OR GPL-2.0
 //! A client that asks by datagrams, over and over, and notes how long nobody answered.
 
+use super::wait_for_more;
 use anyhow::{bail, ensure, Result};
 use std::io::ErrorKind;
 use std::net::{Ipv4Addr, UdpSocket};
@@ -40,18 +41,20 @@ impl Asker {
 
     /// Waits for some answers more.
     pub fn wait(&self) -> Result<()> {
-        let (goal, deadline) = (
-            self.answers.load(Ordering::Acquire) + 3,
-            Instant::now() + PATIENCE,
-        );
-        while self.answers.load(Ordering::Acquire) < goal {
-            if self.thread.is_finished() {
-                bail!("somebody said that nobody is there");
-            }
-            ensure!(Instant::now() < deadline, "no answer");
-            thread::sleep(Duration::from_millis(2));
-        }
-        Ok(())
+        let is_there = || {
+            ensure!(
+                !self.thread.is_finished(),
+                "somebody said that nobody is there"
+            );
+            Ok(())
+        };
+        wait_for_more(
+            3,
+            PATIENCE,
+            || self.answers.load(Ordering::Acquire),
+            is_there,
+            "no answer",
+        )
     }
 
     /// The longest time from one answer to the next.

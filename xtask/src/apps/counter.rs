@@ -2,6 +2,7 @@
 //! A client that counts in redis over one connection and notes when it had to wait.
 
 use super::redis::Redis;
+use super::wait_for_more;
 use anyhow::{bail, ensure, Result};
 use std::net::Ipv4Addr;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
@@ -48,19 +49,21 @@ impl Counter {
     }
 
     /// Waits until it has counted on by that many.
-    pub fn wait(&self, more: i64, limit: Duration) -> Result<()> {
-        let (goal, deadline) = (self.count() + more, Instant::now() + limit);
-        while self.count() < goal {
-            if self.thread.is_finished() {
-                bail!("the client that counts has lost its connection");
-            }
+    pub fn wait(&self, more: u64, limit: Duration) -> Result<()> {
+        let is_there = || {
             ensure!(
-                Instant::now() < deadline,
-                "the client that counts gets no answer"
+                !self.thread.is_finished(),
+                "the client that counts has lost its connection"
             );
-            thread::sleep(Duration::from_millis(2));
-        }
-        Ok(())
+            Ok(())
+        };
+        wait_for_more(
+            more,
+            limit,
+            || self.count().unsigned_abs(),
+            is_there,
+            "the client that counts gets no answer",
+        )
     }
 
     /// Ends it; an error is what it met on the way.

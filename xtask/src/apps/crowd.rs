@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0 OR GPL-2.0
 //! Visitors of a web server who open a connection each time: there must always be an answer, late perhaps, but whole.
 
+use super::wait_for_more;
 use anyhow::{bail, ensure, Context, Result};
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -54,16 +55,13 @@ impl Crowd {
 
     /// Waits for some visits more.
     pub fn wait(&self, more: u64, limit: Duration) -> Result<()> {
-        let (goal, deadline) = (
-            self.visits.load(Ordering::Acquire) + more,
-            Instant::now() + limit,
-        );
-        while self.visits.load(Ordering::Acquire) < goal {
-            self.is_content()?;
-            ensure!(Instant::now() < deadline, "visitors get no answers");
-            thread::sleep(Duration::from_millis(2));
-        }
-        Ok(())
+        wait_for_more(
+            more,
+            limit,
+            || self.visits.load(Ordering::Acquire),
+            || self.is_content(),
+            "visitors get no answers",
+        )
     }
 
     fn is_content(&self) -> Result<()> {

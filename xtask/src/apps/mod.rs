@@ -10,7 +10,7 @@ pub mod memcached;
 pub mod redis;
 
 use crate::lab::hex;
-use anyhow::{Context, Result};
+use anyhow::{ensure, Context, Result};
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, TcpStream};
@@ -32,6 +32,24 @@ pub fn connect(host: Ipv4Addr, port: u16) -> Result<TcpStream> {
             Err(_) => std::thread::sleep(Duration::from_millis(100)),
         }
     }
+}
+
+/// Waits until a count has gone on by so many. `is_there` says whether it still can, `silence` what it means if it does
+/// not within the limit.
+pub fn wait_for_more(
+    more: u64,
+    limit: Duration,
+    count: impl Fn() -> u64,
+    is_there: impl Fn() -> Result<()>,
+    silence: &'static str,
+) -> Result<()> {
+    let (goal, deadline) = (count() + more, Instant::now() + limit);
+    while count() < goal {
+        is_there()?;
+        ensure!(Instant::now() < deadline, silence);
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    Ok(())
 }
 
 /// The fingerprints of a server's items by their keys.

@@ -2,9 +2,10 @@
 //! Memory that the host shares with a guest: what the guest stores there is known to the host at once, and
 //! whatever becomes of the guest.
 
-use anyhow::{Context, Result};
+use crate::host::zeros;
+use anyhow::Result;
 use lab_agent::LEDGER_SIZE;
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
@@ -16,18 +17,9 @@ pub struct Ledger {
 impl Ledger {
     /// An empty one, in a file that QEMU maps.
     pub fn new(path: &Path) -> Result<Ledger> {
-        let mut options = OpenOptions::new();
-        let file = options
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .open(path);
-        let file = file.with_context(|| format!("{}", path.display()))?;
-        file.set_len(LEDGER_SIZE as u64)?;
         Ok(Ledger {
             path: path.to_owned(),
-            file,
+            file: zeros(path, LEDGER_SIZE as u64)?,
         })
     }
 

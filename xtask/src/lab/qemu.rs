@@ -4,8 +4,9 @@
 use super::accel::Accel;
 use super::region::{Size, BASE};
 use super::tap::Tap;
+use crate::host::zeros;
 use anyhow::{Context, Result};
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
@@ -138,16 +139,8 @@ pub fn start(machine: &Machine) -> Result<(Child, UnixStream)> {
 /// A file of zeros without a name: it is gone when nobody has it open.
 fn blank(console: &Path, size: Size) -> Result<File> {
     let path = console.with_extension("disk");
-    let mut options = OpenOptions::new();
-    let file = options
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .open(&path);
-    let file = file.with_context(|| format!("{}", path.display()))?;
+    let file = zeros(&path, size.0)?;
     fs::remove_file(&path)?;
-    file.set_len(size.0)?;
     Ok(file)
 }
 
