@@ -22,6 +22,7 @@ const BUILD: &[Need] = &[need("cc", "gcc"), need("xz", "xz-utils")];
 /// For the lab with its guests, besides QEMU.
 const LAB: &[Need] = &[
     need("apt-get", "apt"),
+    need("depmod", "kmod"),
     need("dpkg-deb", "dpkg"),
     need("gpgv", "gpgv"),
     need("ip", "iproute2"),
@@ -41,7 +42,6 @@ const KMOD: &[Need] = &[
 
 /// For a guest's root disk.
 const ROOT_DISK: &[Need] = &[
-    need("depmod", "kmod"),
     need("mke2fs", "e2fsprogs"),
     need("mmdebstrap", "mmdebstrap"),
     need("tar", "tar"),
