@@ -42,6 +42,10 @@ pub fn find(name: &str) -> Result<Unit> {
             "MainPID",
             "ControlGroup",
             "PIDFile",
+            "RootDirectory",
+            "RootImage",
+            "Delegate",
+            "TriggeredBy",
         ],
     )?;
     let get = |key: &str| shown.get(key).map_or("", String::as_str);
@@ -52,6 +56,8 @@ pub fn find(name: &str) -> Result<Unit> {
         "{id} does not run: it is {}",
         get("ActiveState")
     );
+    let listens = |socket: &str| active_state(socket).as_deref() == Some("active");
+    can_be_restored(&id, &shown, &listens)?;
     let main_pid: u32 = get("MainPID").parse().unwrap_or(0);
     ensure!(
         main_pid != 0,
@@ -62,26 +68,6 @@ pub fn find(name: &str) -> Result<Unit> {
         root == main_pid,
         "process {root} of {id} is not one of its main process {main_pid}: CRIU takes one tree of processes"
     );
-    for property in ["RootDirectory", "RootImage"] {
-        ensure!(
-            get(property).is_empty(),
-            "{id} has {property}=, in which kup is not found"
-        );
-    }
-    ensure!(
-        get("Delegate") != "yes",
-        "{id} has Delegate=yes: its own control groups would not come back"
-    );
-    let sockets = get("TriggeredBy")
-        .split(' ')
-        .filter(|unit| unit.ends_with(".socket"));
-    for socket in sockets {
-        ensure!(
-            active_state(socket).as_deref() != Some("active"),
-            "{id} is started by {socket}, which would have its port in the next kernel before it is back: \
-             `systemctl disable --now {socket}` and restart {id} before the first update"
-        );
-    }
     let pid_file = Some(get("PIDFile")).filter(|path| !path.is_empty());
     let pid_file = pid_file.map(PathBuf::from);
     Ok(Unit {
@@ -89,6 +75,38 @@ pub fn find(name: &str) -> Result<Unit> {
         main_pid,
         pid_file,
     })
+}
+
+/// Could systemd have it restored, with these properties?
+fn can_be_restored(
+    id: &str,
+    properties: &BTreeMap<String, String>,
+    listens: &dyn Fn(&str) -> bool,
+) -> Result<()> {
+    // An answer that was not asked for must not pass for a no.
+    let get = |key: &str| -> Result<&str> {
+        let value = properties.get(key);
+        Ok(value.with_context(|| format!("systemd does not say {key}= of {id}"))?)
+    };
+    for property in ["RootDirectory", "RootImage"] {
+        ensure!(
+            get(property)?.is_empty(),
+            "{id} has {property}=, in which kup is not found"
+        );
+    }
+    ensure!(
+        get("Delegate")? != "yes",
+        "{id} has Delegate=yes: its own control groups would not come back"
+    );
+    let sockets = get("TriggeredBy")?.split(' ');
+    for socket in sockets.filter(|unit| unit.ends_with(".socket")) {
+        ensure!(
+            !listens(socket),
+            "{id} is started by {socket}, which would have its port in the next kernel before it is back: \
+             `systemctl disable --now {socket}` and restart {id} before the first update"
+        );
+    }
+    Ok(())
 }
 
 fn show(name: &str, properties: &[&str]) -> Result<BTreeMap<String, String>> {
@@ -331,6 +349,30 @@ pub fn wait_for_the_end() -> ! {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn who_is_refused() {
+        let good = [
+            ("RootDirectory", ""),
+            ("RootImage", ""),
+            ("Delegate", "no"),
+            ("TriggeredBy", "other.path quiet.socket"),
+        ];
+        let listens = |socket: &str| socket == "loud.socket";
+        let refused = |change: (&str, &str)| {
+            let mut properties = BTreeMap::new();
+            for (key, value) in good.into_iter().chain([change]) {
+                properties.insert(key.to_owned(), value.to_owned());
+            }
+            can_be_restored("a.service", &properties, &listens).is_err()
+        };
+        assert!(!refused(good[0]));
+        assert!(refused(("RootDirectory", "/srv")));
+        assert!(refused(("RootImage", "/a.raw")));
+        assert!(refused(("Delegate", "yes")));
+        assert!(refused(("TriggeredBy", "loud.socket")));
+        assert!(can_be_restored("a.service", &BTreeMap::new(), &listens).is_err());
+    }
 
     #[test]
     fn a_drop_in_stays_in_its_place() {

@@ -12,6 +12,7 @@ pub fn run(lab: &Lab) -> Result<()> {
     let guest = system.end()?;
     are_services(&guest)?;
     by_hand(&guest)?;
+    are_refused(&guest)?;
     guest.check()
 }
 
@@ -59,5 +60,29 @@ fn by_hand(guest: &Guest) -> Result<()> {
     ensure!(said.trim_end().ends_with("by-hand"), "{said}");
     let failed = guest.run("systemctl --failed --no-legend")?;
     ensure!(failed.is_empty(), "{failed}");
+    Ok(())
+}
+
+/// Services that systemd could not have restored.
+fn are_refused(guest: &Guest) -> Result<()> {
+    guest.run(
+        "cd /run/systemd/system
+         printf '[Socket]\\nListenStream=127.0.0.1:9999\\n' > triggered.socket
+         printf '[Service]\\nExecStart=/bin/sleep 1000\\n' > triggered.service
+         systemctl daemon-reload && systemctl start triggered.socket triggered.service
+         systemd-run -q --unit=delegated -p Delegate=yes sleep 1000
+         systemd-run -q --unit=elsewhere -p RootDirectory=/ sleep 1000",
+    )?;
+    for (unit, why) in [
+        ("triggered", "started by triggered.socket"),
+        ("delegated", "Delegate=yes"),
+        ("elsewhere", "RootDirectory="),
+    ] {
+        guest.run(format!(
+            "! kup checkpoint {unit} --unit {unit} 2>/tmp/said && grep -q '{why}' /tmp/said || \
+             {{ cat /tmp/said >&2; exit 1; }}"
+        ))?;
+    }
+    guest.run("systemctl stop triggered.socket triggered delegated elsewhere")?;
     Ok(())
 }
