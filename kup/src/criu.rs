@@ -6,6 +6,7 @@ use crate::guard::Guard;
 use crate::images::{magic, pb, Images};
 use crate::rpc;
 use anyhow::{bail, ensure, Context, Result};
+use nix::errno::Errno;
 use nix::sys::socket::{recv, send, socketpair, AddressFamily, MsgFlags, SockFlag, SockType};
 use prost::Message;
 use std::ffi::OsStr;
@@ -188,33 +189,71 @@ impl Worker {
         }
     }
 
-    /// Dumps a process and its children, into a checkpoint's directory. The guard is asked how they go on.
+    /// Waits until it is loaded, and puts a guard between it and us, which says how the processes of a dump go on.
     ///
     /// # Errors
     /// There can be no guard.
-    pub fn dump(mut self, root_pid: u32, checkpoint: &Path) -> Result<(Running, Guard)> {
-        self.options.pid = Some(i32::try_from(root_pid)?);
-        self.options.notify_scripts = Some(true);
-        // Before there is a guard: it would keep CRIU waiting if we died in between. CRIU says that it begins, and
-        // does so when it is answered.
-        self.tell(rpc::CriuReqType::Dump);
+    pub fn guarded(self, checkpoint: &Path) -> Result<Guarded> {
+        // Before there is a guard, which would hear the answer.
+        self.wait();
         let (guard, child) = Guard::start(checkpoint, self.socket.try_clone()?)?;
         let running = Running {
             guard: Some(child),
             ..self.running
         };
-        Ok((running, guard))
+        Ok(Guarded {
+            worker: Worker { running, ..self },
+            guard,
+        })
+    }
+
+    /// Waits until it is loaded, or has ended.
+    fn wait(&self) {
+        self.tell(rpc::CriuReqType::Version);
+        let mut said = [0; 4096];
+        while recv(self.socket.as_raw_fd(), &mut said, MsgFlags::empty()) == Err(Errno::EINTR) {}
     }
 
     /// If it has ended, its status and its log say why.
     fn tell(&self, what: rpc::CriuReqType) {
         let mut request = rpc::CriuReq {
             opts: Some(self.options.clone()),
+            // Another request follows: it allows that behind some of them.
+            keep_open: Some(what == rpc::CriuReqType::Version),
             ..rpc::CriuReq::default()
         };
         request.set_type(what);
         let flags = MsgFlags::MSG_NOSIGNAL;
         let _ = send(self.socket.as_raw_fd(), &request.encode_to_vec(), flags);
+    }
+}
+
+/// A run that is ready to dump, and its guard. Dropped, both end.
+pub struct Guarded {
+    worker: Worker,
+    guard: Guard,
+}
+
+impl Guarded {
+    /// Ends it.
+    pub fn end(self) {
+        drop(self.guard);
+        drop(self.worker.socket);
+        // Nobody has asked it for anything.
+        let _ = self.worker.running.finish();
+    }
+
+    /// Dumps a process and its children, without what is external (`--external`).
+    ///
+    /// # Errors
+    /// There is no such process.
+    pub fn dump(mut self, root_pid: u32, external: Vec<String>) -> Result<(Running, Guard)> {
+        let options = &mut self.worker.options;
+        options.pid = Some(i32::try_from(root_pid)?);
+        options.notify_scripts = Some(true);
+        options.external = external;
+        self.worker.tell(rpc::CriuReqType::Dump);
+        Ok((self.worker.running, self.guard))
     }
 }
 

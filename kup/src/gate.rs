@@ -65,7 +65,8 @@ impl Gate {
         });
         // Then for all, whatever comes: the last packet of a handshake, of which nothing is listed perhaps
         // (tcp_syncookies), opens a connection, too.
-        let list = self::list(&queues().ports);
+        // Who listened before may not any more, and some may have begun to.
+        let list = self::list(&(&ports | &queues().ports));
         nft.tell(&format!(
             "add rule {table} input tcp dport {{ {list} }} drop"
         ))?;

@@ -2,14 +2,15 @@
 //! The last word before CRIU kills what it has dumped. CRIU asks over the socket that it got its request from; a
 //! process of its own, the guard, hands the question to the one that runs the dump, and the answer back. If that
 //! one says no, or is killed, the guard sees to it that the checkpoint cannot be restored, and then tells CRIU to
-//! let the processes go on. If CRIU is killed it does the former.
+//! let the processes go on. If CRIU is killed it does the former. It is there before the dump begins: nothing is
+//! left to be started while processes stand still.
 
 use crate::checkpoint::MANIFEST;
 use crate::rpc;
-use anyhow::{bail, Context, Result};
+use anyhow::{ensure, Context, Result};
 use nix::errno::Errno;
 use nix::poll::{poll, PollFd, PollFlags, PollTimeout};
-use nix::sys::socket::{recv, send, MsgFlags};
+use nix::sys::socket::{recv, send, shutdown, MsgFlags, Shutdown};
 use prost::Message;
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -20,6 +21,7 @@ use std::process::{Child, Command, Stdio};
 
 /// CRIU's name for the moment (`action_names` of `criu/action-scripts.c`).
 const COMPLETE: &str = "post-dump";
+const READY: u8 = b'!';
 const QUESTION: u8 = b'?';
 const YES: u8 = b'y';
 /// A message of CRIU's is a few words.
@@ -31,7 +33,7 @@ pub struct Guard {
 }
 
 impl Guard {
-    /// Starts the process, for a checkpoint's directory and the socket to its CRIU.
+    /// Starts the process, for a checkpoint's directory and the socket to its CRIU, and waits until it is there.
     ///
     /// # Errors
     /// It cannot be started.
@@ -45,7 +47,10 @@ impl Guard {
         // A Ctrl-C is for the one that runs the dump.
         command.process_group(0);
         let child = command.spawn().context("starting the guard")?;
-        Ok((Guard { stream }, child))
+        let mut guard = Guard { stream };
+        let said = guard.hear().context("waiting for the guard")?;
+        ensure!(said == Some(READY), "the guard has ended");
+        Ok((guard, child))
     }
 
     /// Waits until CRIU asks. Then the answer is given by dropping or saying yes.
@@ -53,12 +58,19 @@ impl Guard {
     /// # Errors
     /// CRIU ended without asking.
     pub fn asked(mut self) -> Result<Asked> {
+        let said = self.hear().context("waiting for CRIU")?;
+        ensure!(
+            said == Some(QUESTION),
+            "CRIU ended before the checkpoint was complete"
+        );
+        Ok(Asked(self.stream))
+    }
+
+    /// A byte, or none at the end.
+    fn hear(&mut self) -> std::io::Result<Option<u8>> {
         let mut byte = [0];
-        match self.stream.read(&mut byte) {
-            Ok(1) => Ok(Asked(self.stream)),
-            Ok(_) => bail!("CRIU ended before the checkpoint was complete"),
-            Err(e) => Err(e).context("waiting for CRIU"),
-        }
+        let heard = self.stream.read(&mut byte)?;
+        Ok((heard == 1).then_some(byte[0]))
     }
 }
 
@@ -91,22 +103,34 @@ impl Asked {
 pub fn run(dir: &Path) -> Result<()> {
     let criu = std::io::stdin().as_fd().try_clone_to_owned()?;
     let mut kup = UnixStream::from(std::io::stdout().as_fd().try_clone_to_owned()?);
-    while let Some(said) = receive(&criu)? {
+    // Once the processes go on, the checkpoint is out of date. (To remove a name needs no room.)
+    let out_of_date = || {
+        let _ = std::fs::remove_file(dir.join(MANIFEST));
+    };
+    kup.write_all(&[READY])?;
+    let mut begun = false;
+    loop {
+        if !begun && comes_first(&criu, &kup)? == Side::Kup {
+            // It has nothing to say unasked: it has ended. There will be no request, and if there was one CRIU finds out
+            // when it says that it begins.
+            out_of_date();
+            shutdown(criu.as_raw_fd(), Shutdown::Write)?;
+        }
+        begun = true;
+        let Some(said) = receive(&criu)? else {
+            return Ok(());
+        };
         // What a program that CRIU starts prints comes here as well, and is none.
         let Ok(said) = rpc::CriuResp::decode(&said[..]) else {
             continue;
         };
         if said.r#type() != rpc::CriuReqType::Notify {
             // How it ended.
-            break;
+            return Ok(());
         }
         let complete = said
             .notify
             .is_some_and(|notify| notify.script() == COMPLETE);
-        // Once the processes go on, the checkpoint is out of date. (To remove a name needs no room.)
-        let out_of_date = || {
-            let _ = std::fs::remove_file(dir.join(MANIFEST));
-        };
         let good = !complete || is_agreed(&criu, &mut kup).unwrap_or(false);
         if !good {
             out_of_date();
@@ -116,7 +140,34 @@ pub fn run(dir: &Path) -> Result<()> {
             out_of_date();
         }
     }
-    Ok(())
+}
+
+#[derive(PartialEq, Eq)]
+enum Side {
+    Kup,
+    Criu,
+}
+
+/// Waits for either of them.
+fn comes_first(criu: &OwnedFd, kup: &UnixStream) -> Result<Side> {
+    let mut fds = [
+        PollFd::new(kup.as_fd(), PollFlags::POLLIN),
+        PollFd::new(criu.as_fd(), PollFlags::POLLIN),
+    ];
+    wait(&mut fds)?;
+    Ok(match fds[0].any() {
+        Some(false) => Side::Criu,
+        _ => Side::Kup,
+    })
+}
+
+fn wait(fds: &mut [PollFd]) -> Result<()> {
+    loop {
+        match poll(fds, PollTimeout::NONE) {
+            Err(Errno::EINTR) => {}
+            other => return other.map(drop).context("poll"),
+        }
+    }
 }
 
 /// Asks who runs the dump, as long as CRIU lives.
@@ -127,7 +178,7 @@ fn is_agreed(criu: &OwnedFd, kup: &mut UnixStream) -> Result<bool> {
         PollFd::new(criu.as_fd(), PollFlags::POLLIN),
         PollFd::new(kup.as_fd(), PollFlags::POLLIN),
     ];
-    while poll(&mut fds, PollTimeout::NONE) == Err(Errno::EINTR) {}
+    wait(&mut fds)?;
     let ended = fds[0].any() != Some(false);
     let mut answer = [0];
     Ok(!ended && kup.read(&mut answer)? == 1 && answer[0] == YES)

@@ -344,6 +344,8 @@ fn switch(
     }
     // What is not in the region must be on its disk, and had better not be written after the stop.
     nix::unistd::sync();
+    let ready = each(&mut taking, Taking::get_ready);
+    ready.into_iter().collect::<Result<()>>()?;
     let mut pids = Vec::new();
     for one in &taking {
         pids.extend(one.pids()?);
@@ -351,16 +353,7 @@ fn switch(
     let gate = Gate::close(&pids, say);
     let mut gate = gate.context("new connections cannot be held back, and would be lost")?;
     update.say(dir, Step::Stopping, "")?;
-    let mut stopped: Vec<Result<Complete>> = std::thread::scope(|scope| {
-        let threads: Vec<_> = taking
-            .iter_mut()
-            .map(|one| scope.spawn(|| one.last()))
-            .collect();
-        let joined = threads.into_iter().map(|thread| thread.join());
-        joined
-            .map(|result| result.unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
-            .collect()
-    });
+    let mut stopped = each(&mut taking, Taking::last);
     let mut start = || -> Result<()> {
         for (one, stopped) in taking.iter().zip(&stopped) {
             if let Err(e) = stopped {
@@ -396,6 +389,24 @@ fn switch(
     // CRIU still has them all, and lets them go on; then their checkpoints go.
     Complete::go_on(stopped.into_iter().flatten());
     failed
+}
+
+/// Does something with all of them at once.
+fn each<T: Send>(
+    taking: &mut [Taking],
+    what: impl Fn(&mut Taking) -> Result<T> + Sync,
+) -> Vec<Result<T>> {
+    let what = &what;
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = taking
+            .iter_mut()
+            .map(|one| scope.spawn(move || what(one)))
+            .collect();
+        let joined = threads.into_iter().map(|thread| thread.join());
+        joined
+            .map(|result| result.unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+            .collect()
+    })
 }
 
 /// Who is not held any more has gone on, and would be restored from the past.

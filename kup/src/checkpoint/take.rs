@@ -4,19 +4,22 @@
 
 use super::manifest::{self, Left, Manifest, Memory, Process, State, VERSION};
 use super::{make, Checkpoint};
-use crate::criu::{self, Criu, Running};
+use crate::criu::{self, Criu, Guarded, Running};
 use crate::foam::collect::collect;
 use crate::foam::server::{self, Round};
 use crate::foam::store::{self, Store};
+use crate::foreign::Foreign;
 use crate::gate::Gate;
 use crate::guard::{Asked, Guard};
 use crate::images::Images;
+use crate::sockets::Cut;
 use crate::unit::Unit;
 use crate::unlock::unlock;
 use crate::{foreign, namespaces, processes, sockets, system};
 use anyhow::{bail, ensure, Context, Result};
 use std::fs::{self, File};
 use std::io::Write;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -46,6 +49,7 @@ const LITTLE: u64 = 8 << 20;
 pub fn take(at: &Checkpoint, request: &Request, say: &dyn Fn(&str)) -> Result<Manifest> {
     let mut taking = Taking::begin(at.clone(), request.clone())?;
     taking.rounds(say)?;
+    taking.get_ready()?;
     let gate = Gate::close(&taking.pids()?, say);
     let _gate = gate.map_err(|e| say(&format!("new connections are not held back: {e:#}")));
     let complete = taking.last()?;
@@ -130,6 +134,12 @@ impl Complete {
     }
 }
 
+/// A CRIU that has only to be told to begin, and the socket to which it sends pages, if it does.
+struct Ready {
+    criu: Guarded,
+    pages: Option<OwnedFd>,
+}
+
 /// A checkpoint that is being taken. Dropped before it is kept, it leaves nothing but CRIU's logs.
 pub struct Taking {
     at: Checkpoint,
@@ -141,10 +151,15 @@ pub struct Taking {
     /// Whose namespaces systemd makes again.
     within: Option<u32>,
     kept: bool,
+    /// What is started already of the last round.
+    ready: Option<Ready>,
 }
 
 impl Drop for Taking {
     fn drop(&mut self) {
+        if let Some(ready) = self.ready.take() {
+            ready.criu.end();
+        }
         if self.kept {
             return;
         }
@@ -234,6 +249,7 @@ impl Taking {
             before: Round::new(),
             within,
             kept: false,
+            ready: None,
         })
     }
 
@@ -294,6 +310,21 @@ impl Taking {
         Ok(())
     }
 
+    /// Starts what the last round needs: all that is left is to do it.
+    ///
+    /// # Errors
+    /// It cannot be started; the processes run.
+    pub fn get_ready(&mut self) -> Result<()> {
+        let number = self.manifest.rounds.len() as u32 + 1;
+        let (mut criu, pages) = self.criu("dump", &self.at.images(), number)?;
+        if self.request.left == Left::Running {
+            criu = criu.arg("--leave-running");
+        }
+        let criu = criu.get_ready()?.guarded(&self.at.dir)?;
+        self.ready = Some(Ready { criu, pages });
+        Ok(())
+    }
+
     /// The last round. When this returns the checkpoint is complete, and the processes stand still until it is
     /// said how they go on.
     ///
@@ -302,8 +333,7 @@ impl Taking {
     pub fn last(&mut self) -> Result<Complete> {
         let start = Instant::now();
         let images = self.at.images();
-        let number = self.manifest.rounds.len() as u32 + 1;
-        let (running, guard) = self.dump(&images, number)?;
+        let (running, guard) = self.dump()?;
         let asked = match guard.asked() {
             Ok(asked) => asked,
             // Its log says why.
@@ -407,9 +437,9 @@ impl Taking {
     /// One round while the processes run.
     fn round(&mut self, images: &Path, number: u32, progress: &dyn Fn(u64)) -> Result<()> {
         let start = Instant::now();
-        let criu = self.criu("pre-dump", images, number)?;
+        let (criu, pages) = self.criu("pre-dump", images, number)?;
         let criu = criu.args(["--tree", &self.request.root_pid.to_string()]);
-        let (running, ()) = self.receive(criu, progress, |criu| Ok((criu.start()?, ())))?;
+        let (running, ()) = self.receive(pages, criu.start()?, (), progress)?;
         running.finish()?;
         self.note(images)?;
         if let Some(round) = self.manifest.rounds.last_mut() {
@@ -419,33 +449,35 @@ impl Taking {
     }
 
     /// The last round, which ends when the guard is told so.
-    fn dump(&mut self, images: &Path, number: u32) -> Result<(Running, Guard)> {
-        let mut criu = self.criu("dump", images, number)?;
-        if self.request.left == Left::Running {
-            criu = criu.arg("--leave-running");
+    fn dump(&mut self) -> Result<(Running, Guard)> {
+        if self.ready.is_none() {
+            self.get_ready()?;
         }
         let pids = self.pids()?;
         self.manifest.cut = sockets::cut(&pids)?;
-        for cut in &self.manifest.cut {
-            criu = criu.arg("--external").arg(cut.left_out());
-        }
         if self.within.is_some() {
             self.manifest.foreign = foreign::of(&pids)?;
         }
-        for file in &self.manifest.foreign {
-            criu = criu.arg("--external").arg(file.left_out());
-        }
-        let (root_pid, dir) = (self.request.root_pid, self.at.dir.clone());
-        self.receive(criu, &|_| {}, |criu| criu.get_ready()?.dump(root_pid, &dir))
+        let cut = self.manifest.cut.iter().map(Cut::left_out);
+        let foreign = self.manifest.foreign.iter().map(Foreign::left_out);
+        let external = cut.chain(foreign).collect();
+        let Ready { criu, pages } = self.ready.take().context("CRIU is not ready")?;
+        let (running, guard) = criu.dump(self.request.root_pid, external)?;
+        self.receive(pages, running, guard, &|_| {})
     }
 
-    /// CRIU for a round.
-    fn criu(&self, what: &'static str, images: &Path, number: u32) -> Result<Criu> {
+    /// CRIU for a round, and the socket to which it sends pages, if it does.
+    fn criu(
+        &self,
+        what: &'static str,
+        images: &Path,
+        number: u32,
+    ) -> Result<(Criu, Option<OwnedFd>)> {
         let log = self.at.log().join(format!("{what}-{number}.log"));
         let mut criu =
             Criu::new(what, images, &log, self.within)?.chosen(&self.manifest.criu_options);
         if self.request.memory == Memory::Images {
-            return Ok(criu);
+            return Ok((criu, None));
         }
         if what == "pre-dump" || number > 1 {
             criu = criu.arg("--track-mem");
@@ -454,7 +486,8 @@ impl Taking {
             let before = self.at.rounds().join((number - 1).to_string());
             criu = criu.arg("--prev-images-dir").arg(from(images, &before)?);
         }
-        Ok(criu)
+        let (ours, theirs) = server::sockets()?;
+        Ok((criu.page_server(theirs), Some(ours)))
     }
 
     /// Takes over what CRIU tells of the round behind it.
@@ -470,57 +503,38 @@ impl Taking {
         Ok(())
     }
 
-    /// Starts CRIU, and receives all pages that it sends.
+    /// Receives all pages that CRIU sends. What more belongs to it is given back, or dropped before its end is waited
+    /// for.
     fn receive<T>(
         &mut self,
-        criu: Criu,
+        pages: Option<OwnedFd>,
+        running: Running,
+        more: T,
         progress: &dyn Fn(u64),
-        start: impl FnOnce(Criu) -> Result<(Running, T)>,
     ) -> Result<(Running, T)> {
-        let started = match self.request.memory {
-            Memory::Foam => self.serve(criu, progress, start)?,
-            Memory::Images => start(criu)?,
-        };
+        if let Some(socket) = pages {
+            let sealed = self.request.sealed;
+            let served = server::serve(&socket, &self.store, &self.before, sealed, progress);
+            // CRIU must not wait for an answer that does not come.
+            drop(socket);
+            match served {
+                Ok(round) => self.before = round,
+                // What went wrong there is why nothing came, or what went wrong here is why it failed.
+                Err(ours) => {
+                    drop(more);
+                    return match running.finish() {
+                        Ok(()) => Err(ours),
+                        Err(theirs) => Err(theirs.context(format!("{ours:#}"))),
+                    };
+                }
+            }
+        }
         self.manifest.rounds.push(manifest::Round {
             bytes: self.before.values().map(|held| held.received).sum(),
             seconds: 0.0,
             frozen_seconds: 0.0,
         });
-        Ok(started)
-    }
-
-    /// Runs CRIU against a page server here, until all pages are there.
-    fn serve<T>(
-        &mut self,
-        criu: Criu,
-        progress: &dyn Fn(u64),
-        start: impl FnOnce(Criu) -> Result<(Running, T)>,
-    ) -> Result<(Running, T)> {
-        let (ours, theirs) = server::sockets()?;
-        let (running, more) = start(criu.page_server(theirs))?;
-        let served = server::serve(
-            &ours,
-            &self.store,
-            &self.before,
-            self.request.sealed,
-            progress,
-        );
-        // CRIU must not wait for an answer that does not come.
-        drop(ours);
-        match served {
-            Ok(round) => {
-                self.before = round;
-                Ok((running, more))
-            }
-            // What went wrong there is why nothing came, or what went wrong here is why it failed.
-            Err(ours) => {
-                drop(more);
-                match running.finish() {
-                    Ok(()) => Err(ours),
-                    Err(theirs) => Err(theirs.context(format!("{ours:#}"))),
-                }
-            }
-        }
+        Ok((running, more))
     }
 
     /// Gives back the room of pages that the last round does not name any more.
