@@ -45,6 +45,11 @@ const GROUPS: &[Group] = &[
         about: "how long applications stand still: kup against plain CRIU, and a whole update",
         run: update::run,
     },
+    Group {
+        name: "phases",
+        about: "what a whole update of redis and memcached consists of, by how much they hold",
+        run: update::phases,
+    },
 ];
 
 struct Group {

@@ -68,8 +68,18 @@ pub fn rounds<T>(
     rounds: usize,
     mut one: impl FnMut(usize) -> Result<T>,
 ) -> Result<Vec<T>> {
-    let (mut counted, mut spare) = (Vec::new(), rounds);
     one(0)?;
+    counted(guest, name, rounds, one)
+}
+
+/// The same behind rounds of something like it.
+pub fn counted<T>(
+    guest: &Guest,
+    name: &str,
+    rounds: usize,
+    mut one: impl FnMut(usize) -> Result<T>,
+) -> Result<Vec<T>> {
+    let (mut counted, mut spare) = (Vec::new(), rounds);
     while counted.len() < rounds {
         let others = Others::watch(guest.process())?;
         let result = one(counted.len() + 1)?;

@@ -4,6 +4,8 @@
 //! leaves out how long they take to begin and to end.
 
 mod downtime;
+mod machine;
+mod phases;
 mod plot;
 mod servers;
 
@@ -119,6 +121,11 @@ pub fn run(settings: &Settings) -> Result<Vec<Measure>> {
     measures.extend(servers::run(&lab, rounds)?);
     measures.extend(downtime::run(&lab, rounds)?);
     Ok(measures)
+}
+
+/// What a whole update consists of.
+pub fn phases(settings: &Settings) -> Result<Vec<Measure>> {
+    phases::run(&Lab::open("bench-phases")?, settings.rounds.min(MOST))
 }
 
 fn stops(lab: &Lab, rounds: usize) -> Result<Vec<Measure>> {

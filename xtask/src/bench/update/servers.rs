@@ -26,15 +26,15 @@ const SIZES: [(&str, u64); 5] = [
 ];
 const ANSWERED: &str = "/run/answered";
 
-struct Server {
-    name: &'static str,
+pub struct Server {
+    pub name: &'static str,
     command: &'static str,
-    port: u16,
-    request: &'static str,
+    pub port: u16,
+    pub request: &'static str,
     fill: fn(Ipv4Addr, usize) -> Result<()>,
 }
 
-const SERVERS: [Server; 2] = [
+pub const SERVERS: [Server; 2] = [
     Server {
         name: "redis",
         command: "redis-server --bind 0.0.0.0 --protected-mode no --save '' --appendonly no",
@@ -116,7 +116,7 @@ pub fn run(lab: &Lab, rounds: usize) -> Result<Vec<Measure>> {
 }
 
 /// Starts a server and fills it with so many MiB of values. The connection for that is closed in the end.
-fn start(guest: &Guest, server: &Server, mib: u64) -> Result<String> {
+pub fn start(guest: &Guest, server: &Server, mib: u64) -> Result<String> {
     let command = server.command;
     let start = format!("cd / && setsid {command} </dev/null >/dev/null 2>&1 & echo $!");
     let pid = guest.run(start)?.trim().to_owned();
