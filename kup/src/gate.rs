@@ -3,23 +3,17 @@
 //! come to accept them any more: CRIU refuses to dump a socket behind which some wait, and those that are opened
 //! later than that end with this kernel. So what opens a connection is dropped, and clients send it again.
 
+use crate::nft::Nft;
 use crate::{namespaces, sockets};
-use anyhow::{ensure, Context, Result};
+use anyhow::Result;
 use std::collections::BTreeSet;
 use std::fs;
-use std::io::{BufRead, BufReader, Write};
-use std::os::fd::OwnedFd;
-use std::os::unix::net::UnixStream;
-use std::os::unix::process::CommandExt;
-use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 /// Who listens accepts at once. Who does not for so long has other things to do.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// A connection that is being opened is open after a round trip. Of some nobody hears any more.
 const ROUND_TRIP: Duration = Duration::from_millis(500);
-/// To start a program, on a busy machine.
-const START: Duration = Duration::from_secs(20);
 /// States of sockets (`include/net/tcp_states.h`).
 const SYN_RECEIVED: &str = "03";
 const LISTENS: &str = "0A";
@@ -52,8 +46,8 @@ impl Gate {
             return Ok(Gate { nft: None });
         }
         // First for who comes from outside: to answer who is inside, the applications may have to ask each other.
-        let mut nft = Nft::start()?;
-        let (table, list) = (nft.table.clone(), list(&ports));
+        let (table, list) = (table(), list(&ports));
+        let mut nft = Nft::start(&table)?;
         nft.tell(&format!(
             "add table {table} {{ flags owner; chain input {{ type filter hook input priority -300; \
              iifname != lo tcp flags & (syn | ack) == syn tcp dport {{ {list} }} drop; }}; }}"
@@ -82,8 +76,7 @@ impl Gate {
 
     /// Is it closed still?
     pub fn holds(&mut self) -> bool {
-        let nft = self.nft.as_mut();
-        nft.is_none_or(|nft| matches!(nft.process.try_wait(), Ok(None)))
+        self.nft.as_mut().is_none_or(Nft::is_alive)
     }
 }
 
@@ -92,9 +85,15 @@ impl Gate {
 /// # Errors
 /// It could not.
 pub fn works() -> Result<()> {
-    let mut nft = Nft::start()?;
-    let table = nft.table.clone();
+    let table = table();
+    let mut nft = Nft::start(&table)?;
     nft.tell(&format!("add table {table} {{ flags owner; }}"))
+}
+
+/// It belongs to an nft(8) that ends when we do, in whatever way, and the kernel takes it away then (nft(8), `flags
+/// owner`).
+fn table() -> String {
+    format!("inet kup-gate-{}", std::process::id())
 }
 
 fn wait_until(patience: Duration, mut done: impl FnMut() -> bool) -> bool {
@@ -113,61 +112,6 @@ fn wait_until(patience: Duration, mut done: impl FnMut() -> bool) -> bool {
 fn list(ports: &BTreeSet<u16>) -> String {
     let ports: Vec<String> = ports.iter().map(u16::to_string).collect();
     ports.join(", ")
-}
-
-/// An nft(8) to which a table belongs. It ends when we do, in whatever way, and the kernel takes the table away with it
-/// (nft(8), `flags owner`).
-struct Nft {
-    process: Child,
-    table: String,
-    /// What it says. It would end if nobody could hear that.
-    output: BufReader<UnixStream>,
-}
-
-impl Drop for Nft {
-    fn drop(&mut self) {
-        drop(self.process.stdin.take());
-        let _ = self.process.wait();
-    }
-}
-
-impl Nft {
-    fn start() -> Result<Nft> {
-        let (output, theirs) = UnixStream::pair()?;
-        output.set_read_timeout(Some(START))?;
-        let theirs = OwnedFd::from(theirs);
-        let mut command = Command::new("nft");
-        command.arg("--interactive").stdin(Stdio::piped());
-        command.stdout(theirs.try_clone()?).stderr(theirs);
-        // It keeps a history of what it was told; not of this. And a Ctrl-C is not for it.
-        command.env("HOME", "/dev/null").process_group(0);
-        let process = command.spawn();
-        Ok(Nft {
-            process: process.context("cannot run nft: is nftables installed?")?,
-            table: format!("inet kup-gate-{}", std::process::id()),
-            output: BufReader::new(output),
-        })
-    }
-
-    /// One line, as it takes them from its user. Waits until that is done.
-    fn tell(&mut self, line: &str) -> Result<()> {
-        let table = format!("table {}", self.table);
-        let stdin = self.process.stdin.as_mut().context("no pipe")?;
-        stdin.write_all(format!("{line}\nlist {table}\n").as_bytes())?;
-        loop {
-            let mut said = String::new();
-            let bytes = self.output.read_line(&mut said).context("nft")?;
-            ensure!(
-                bytes > 0 && !said.starts_with("Error"),
-                "nft: {}",
-                said.trim_end()
-            );
-            // Some say first what they were told.
-            if said.starts_with(&table) {
-                return Ok(());
-            }
-        }
-    }
 }
 
 /// Of some sockets that listen.

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0 OR GPL-2.0
 //! The next kernel: loaded while everything runs, started when nothing does.
 
+use crate::system::Uninterrupted;
 use anyhow::{bail, ensure, Context, Result};
 use host::cmdline::reservations;
-use nix::sys::signal::{SigSet, SigmaskHow};
 use std::fs::{self, File};
 use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
@@ -99,11 +99,9 @@ pub fn unload() {
 pub fn start() -> Result<()> {
     // While the kernel shuts devices down, which can take seconds, a Ctrl-C would have CRIU let the applications go
     // on, for as long as that kernel lasts. The program that is started has this from us.
-    let before = SigSet::all().thread_swap_mask(SigmaskHow::SIG_BLOCK);
+    let uninterrupted = Uninterrupted::begin();
     let status = Command::new("kexec").arg("--exec").status();
-    if let Ok(before) = before {
-        let _ = before.thread_set_mask();
-    }
+    drop(uninterrupted);
     let status = status.context("cannot run kexec")?;
     bail!("kexec --exec came back: {status}")
 }

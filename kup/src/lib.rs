@@ -16,6 +16,7 @@ pub mod kexec;
 pub mod links;
 pub mod namespaces;
 pub mod network;
+mod nft;
 pub mod overcommit;
 pub mod place;
 pub mod prepare;

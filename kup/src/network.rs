@@ -4,10 +4,9 @@
 //! their ports are dropped, and clients send them again.
 
 use crate::images::{magic, pb, Images};
-use anyhow::{ensure, Context, Result};
+use crate::nft::{self, Nft};
+use anyhow::{Context, Result};
 use std::collections::BTreeSet;
-use std::io::Write;
-use std::process::{Command, Stdio};
 
 const TABLE: &str = "inet kup-hold";
 
@@ -44,7 +43,8 @@ impl Ports {
         self.udp.extend(&other.udp);
     }
 
-    fn is_empty(&self) -> bool {
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
         self.tcp.is_empty() && self.udp.is_empty()
     }
 }
@@ -58,9 +58,45 @@ pub fn hold(ports: &Ports) -> Result<()> {
     if ports.is_empty() {
         return release();
     }
-    // In one transaction: what was held is held all the time.
-    let rules = without(TABLE) + &rules(ports);
-    nft(&rules).context("packets cannot be held back: clients would see a reset")
+    nft::tell(&held(ports)).context(OPEN)
+}
+
+/// The same, by an nft(8) that waits to let them through again.
+pub struct Held(Nft);
+
+impl Held {
+    /// Does not hold anything yet: it is being loaded.
+    ///
+    /// # Errors
+    /// nft(8) is not there.
+    pub fn start() -> Result<Held> {
+        Ok(Held(Nft::start(TABLE)?))
+    }
+
+    /// Drops what comes for these ports. What was held before is not any more.
+    ///
+    /// # Errors
+    /// nft(8) does not take it.
+    pub fn hold(&mut self, ports: &Ports) -> Result<()> {
+        // A line is a transaction.
+        let line = held(ports).replace('\n', "; ");
+        self.0.tell(&line).context(OPEN)
+    }
+
+    /// Lets packets through again.
+    ///
+    /// # Errors
+    /// nft(8) does not take it.
+    pub fn release(self) -> Result<()> {
+        self.0.end(&without(TABLE).replace('\n', "; "))
+    }
+}
+
+const OPEN: &str = "packets cannot be held back: clients would see a reset";
+
+/// In one transaction: what was held is held all the time.
+fn held(ports: &Ports) -> String {
+    without(TABLE) + &rules(ports)
 }
 
 fn rules(ports: &Ports) -> String {
@@ -92,25 +128,11 @@ pub fn release() -> Result<()> {
 /// # Errors
 /// nft(8) is not there, or does not take it.
 pub(crate) fn delete(table: &str) -> Result<()> {
-    nft(&without(table))
+    nft::tell(&without(table))
 }
 
 fn without(table: &str) -> String {
     format!("add table {table}\ndelete table {table}\n")
-}
-
-fn nft(rules: &str) -> Result<()> {
-    let mut command = Command::new("nft");
-    command.args(["-f", "-"]).stdin(Stdio::piped());
-    let mut child = command
-        .spawn()
-        .context("cannot run nft: is nftables installed?")?;
-    let mut stdin = child.stdin.take().context("no pipe")?;
-    stdin.write_all(rules.as_bytes())?;
-    drop(stdin);
-    let status = child.wait()?;
-    ensure!(status.success(), "nft: {status}");
-    Ok(())
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 //! This machine, as far as a checkpoint tells of it.
 
 use anyhow::{Context, Result};
+use nix::sys::signal::{SigSet, SigmaskHow};
 use std::fs;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -42,4 +43,22 @@ pub fn size(bytes: u64) -> String {
         unit += 1;
     }
     format!("{value:.1} {}", UNITS[unit])
+}
+
+/// Signals wait as long as this is there, in the thread that began it and in what that starts.
+pub struct Uninterrupted(Option<SigSet>);
+
+impl Uninterrupted {
+    #[must_use]
+    pub fn begin() -> Uninterrupted {
+        Uninterrupted(SigSet::all().thread_swap_mask(SigmaskHow::SIG_BLOCK).ok())
+    }
+}
+
+impl Drop for Uninterrupted {
+    fn drop(&mut self) {
+        if let Some(before) = self.0 {
+            let _ = before.thread_set_mask();
+        }
+    }
 }

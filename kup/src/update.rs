@@ -10,7 +10,7 @@ use crate::gate::Gate;
 use crate::images::Images;
 use crate::kexec::{self, Next};
 use crate::links::Link;
-use crate::network::{self, Ports};
+use crate::network::{self, Held, Ports};
 use crate::unit::Unit;
 use crate::unlock::unlock;
 use crate::{links, prepare, processes, system, unit};
@@ -130,12 +130,18 @@ impl Update {
 
     fn hold(&self, checkpoints: &Checkpoints, given: Option<&Path>) -> Result<()> {
         // Each of them, whatever becomes of the others.
+        let place = self.hold_place(checkpoints, given);
+        let held = network::hold(&self.ports);
+        place.and(held)
+    }
+
+    /// All but the network.
+    fn hold_place(&self, checkpoints: &Checkpoints, given: Option<&Path>) -> Result<()> {
         let diverted = self
             .units(checkpoints)
             .and_then(|units| unit::divert(&units, given));
-        let held = network::hold(&self.ports);
         let kept = keep_pids(self.last_pid.max(FIRST_PID));
-        diverted.and(held).and(kept)
+        diverted.and(kept)
     }
 
     /// The services among the members that are not restored yet, each with its checkpoint. One that runs was started
@@ -338,9 +344,14 @@ fn switch(
         }
         taking.push(Taking::begin(at, request)?);
     }
-    for one in &mut taking {
-        let name = one.name().to_owned();
-        one.rounds(&|text| say(&format!("{name}: {text}")))?;
+    // All in turns: what one has written while others were copied is little again in the end.
+    let mut more = true;
+    while more {
+        more = false;
+        for one in &mut taking {
+            let name = one.name().to_owned();
+            more |= one.round_ahead(&|text| say(&format!("{name}: {text}")))?;
+        }
     }
     // What is not in the region must be on its disk, and had better not be written after the stop.
     nix::unistd::sync();
@@ -506,7 +517,10 @@ pub fn resume(checkpoints: &Checkpoints, given: Option<&Path>, say: &dyn Fn(&str
         say("the last update was cut off before it came to the switch; its applications ended with that kernel");
         return Ok(false);
     }
-    update.hold(checkpoints, given)?;
+    // It is being loaded while all else is got ready.
+    let mut network = Network::start(update.ports.clone())?;
+    let placed = update.hold_place(checkpoints, given);
+    placed.or_else(|e| network.hold().and(Err(e)))?;
     update.say(dir, Step::Resuming, "")?;
     let mut failed = Vec::new();
     for name in update.members.clone() {
@@ -521,8 +535,10 @@ pub fn resume(checkpoints: &Checkpoints, given: Option<&Path>, say: &dyn Fn(&str
                 manifest.unit.iter().try_for_each(|id| unit::wait_for(id))?;
                 continue;
             }
-            Ok(Manifest { unit: Some(id), .. }) if unit::is_systemd() => restore_unit(&at, &id),
-            Ok(_) => checkpoint::restore::restore(&at, None, say),
+            Ok(Manifest { unit: Some(id), .. }) if unit::is_systemd() => {
+                network.hold().and_then(|()| restore_unit(&at, &id))
+            }
+            Ok(_) => checkpoint::restore::restore_after(&at, None, || network.hold(), say),
             Err(e) => Err(e),
         };
         if let Err(e) = restored {
@@ -543,10 +559,42 @@ pub fn resume(checkpoints: &Checkpoints, given: Option<&Path>, say: &dyn Fn(&str
             }
         );
     }
-    network::release()?;
+    network.release()?;
     give_back(checkpoints, &update)?;
     update.say(dir, Step::Running, "")?;
     Ok(true)
+}
+
+/// What holds packets to the applications back while they are restored.
+struct Network {
+    ports: Ports,
+    held: Option<Held>,
+    holds: bool,
+}
+
+impl Network {
+    fn start(ports: Ports) -> Result<Network> {
+        // Who has none needs none.
+        let held = (!ports.is_empty()).then(Held::start).transpose()?;
+        Ok(Network {
+            ports,
+            held,
+            holds: false,
+        })
+    }
+
+    /// Once for all of them. (It was done early at boot, but somebody may have loaded rules of their own since.)
+    fn hold(&mut self) -> Result<()> {
+        if let Some(held) = self.held.as_mut().filter(|_| !self.holds) {
+            held.hold(&self.ports)?;
+        }
+        self.holds = true;
+        Ok(())
+    }
+
+    fn release(self) -> Result<()> {
+        self.held.map_or(Ok(()), Held::release)
+    }
 }
 
 /// From now on the services among the members are started as they always were.

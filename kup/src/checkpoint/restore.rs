@@ -6,6 +6,7 @@ use super::{make, Checkpoint};
 use crate::criu::{seen, Criu, Worker};
 use crate::foam::restore::Listener;
 use crate::images::Images;
+use crate::system::Uninterrupted;
 use crate::{overcommit, prepare, processes, system};
 use anyhow::{bail, ensure, Context, Result};
 use std::fs::File;
@@ -30,6 +31,19 @@ pub struct Restored {
 /// # Errors
 /// Something is in the way of it; nothing runs, and it can be tried again.
 pub fn restore(at: &Checkpoint, within: Option<u32>, say: &dyn Fn(&str)) -> Result<Restored> {
+    restore_after(at, within, || Ok(()), say)
+}
+
+/// The same; the last thing before CRIU begins is `before`, which so can take its time while all else is started.
+///
+/// # Errors
+/// The same.
+pub fn restore_after(
+    at: &Checkpoint,
+    within: Option<u32>,
+    before: impl FnOnce() -> Result<()>,
+    say: &dyn Fn(&str),
+) -> Result<Restored> {
     let start = Instant::now();
     let mut manifest = at.manifest()?;
     may_restore(at, &manifest)?;
@@ -53,6 +67,7 @@ pub fn restore(at: &Checkpoint, within: Option<u32>, say: &dyn Fn(&str)) -> Resu
             );
         }
     }
+    before()?;
     manifest.state = State::Restoring;
     manifest.write(&at.dir)?;
     match run(at, &manifest, criu, drain) {
@@ -183,6 +198,8 @@ fn run(
 }
 
 fn begin(at: &Checkpoint, criu: Worker) -> Result<()> {
+    // It comes to its end whatever we are told, and then what was set for it is set back.
+    let _uninterrupted = Uninterrupted::begin();
     let _allowed = match overcommit::wanted(&Images::new(&at.images()))? {
         true => Some(overcommit::allow()?),
         false => None,

@@ -48,7 +48,7 @@ const LITTLE: u64 = 8 << 20;
 /// Something is in the way of it; nothing is left behind.
 pub fn take(at: &Checkpoint, request: &Request, say: &dyn Fn(&str)) -> Result<Manifest> {
     let mut taking = Taking::begin(at.clone(), request.clone())?;
-    taking.rounds(say)?;
+    while taking.round_ahead(say)? {}
     taking.get_ready()?;
     let gate = Gate::close(&taking.pids()?, say);
     let _gate = gate.map_err(|e| say(&format!("new connections are not held back: {e:#}")));
@@ -151,6 +151,8 @@ pub struct Taking {
     /// Whose namespaces systemd makes again.
     within: Option<u32>,
     kept: bool,
+    /// Bytes that the last round sent.
+    sent: u64,
     /// What is started already of the last round.
     ready: Option<Ready>,
 }
@@ -249,6 +251,7 @@ impl Taking {
             before: Round::new(),
             within,
             kept: false,
+            sent: u64::MAX,
             ready: None,
         })
     }
@@ -267,47 +270,43 @@ impl Taking {
         &self.at.name
     }
 
-    /// Rounds while the processes run, until another would not send less.
+    /// A round while the processes run. Tells whether another would send less; if there is to be none, nothing is done.
     ///
     /// # Errors
-    /// One failed; the processes run.
-    pub fn rounds(&mut self, say: &dyn Fn(&str)) -> Result<()> {
-        if self.request.memory == Memory::Images || self.request.rounds == 0 {
-            return Ok(());
+    /// It failed; the processes run.
+    pub fn round_ahead(&mut self, say: &dyn Fn(&str)) -> Result<bool> {
+        let number = self.manifest.rounds.len() as u32 + 1;
+        if self.request.memory == Memory::Images || number > self.request.rounds {
+            return Ok(false);
         }
-        if !criu::tracks_memory() {
+        if number == 1 && !criu::tracks_memory() {
             say("this kernel does not tell which pages are written: no rounds before the last");
-            return Ok(());
+            self.request.rounds = 0;
+            return Ok(false);
         }
-        let mut last = u64::MAX;
-        for number in 1..=self.request.rounds {
-            let dir = self.at.rounds().join(number.to_string());
-            make(&dir)?;
-            let older = self.before.clone();
-            let all = match number {
-                1 => format!(
-                    " of about {}",
-                    system::size(needs(&self.manifest.processes))
-                ),
-                _ => " so far".to_owned(),
-            };
-            let progress = |bytes| say(&format!("round {number}: {}{all}", system::size(bytes)));
-            self.round(&dir, number, &progress)?;
-            self.punch(&older)?;
-            let round = self.manifest.rounds.last().context("a round")?;
-            say(&format!(
-                "round {number}: {} in {:.2} s",
-                system::size(round.bytes),
-                round.seconds
-            ));
-            let sent = round.bytes;
-            // Less than a quarter off: it will not become less by more of this.
-            if sent <= LITTLE || sent > last - last / 4 {
-                break;
-            }
-            last = sent;
-        }
-        Ok(())
+        let dir = self.at.rounds().join(number.to_string());
+        make(&dir)?;
+        let older = self.before.clone();
+        let all = match number {
+            1 => format!(
+                " of about {}",
+                system::size(needs(&self.manifest.processes))
+            ),
+            _ => " so far".to_owned(),
+        };
+        let progress = |bytes| say(&format!("round {number}: {}{all}", system::size(bytes)));
+        self.round(&dir, number, &progress)?;
+        self.punch(&older)?;
+        let round = self.manifest.rounds.last().context("a round")?;
+        say(&format!(
+            "round {number}: {} in {:.2} s",
+            system::size(round.bytes),
+            round.seconds
+        ));
+        let (last, sent) = (self.sent, round.bytes);
+        self.sent = sent;
+        // Less than a quarter off: it will not become less by more of this.
+        Ok(number < self.request.rounds && sent > LITTLE && sent <= last - last / 4)
     }
 
     /// Starts what the last round needs: all that is left is to do it.
