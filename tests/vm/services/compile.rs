@@ -11,6 +11,7 @@ pub const COMPILE: App = App {
     name: "compile",
     unit: None,
     configure: "true",
+    prepare,
     begin,
 };
 
@@ -19,7 +20,8 @@ const MAKE: &str = "make -C src -j2 generic CC='gcc -std=gnu99' MYCFLAGS=-O2";
 
 struct Make;
 
-fn begin(lab: &Lab, guest: &Guest, _: Ipv4Addr) -> Result<Box<dyn Witness>> {
+/// The sources twice, and one of them compiled.
+fn prepare(lab: &Lab, guest: &Guest) -> Result<()> {
     let source = Apt::open_sources(lab.cache(), "sources", &["forky"])?.source("lua5.4")?;
     guest.push_file("/root/source.tar.gz", &source)?;
     // /tmp is memory, and goes with the kernel: temporary files belong on the disk.
@@ -28,7 +30,10 @@ fn begin(lab: &Lab, guest: &Guest, _: Ipv4Addr) -> Result<Box<dyn Witness>> {
          for dir in undisturbed carried; do tar -xz -C $dir --strip-components=1 -f source.tar.gz || exit 1; done
          cd undisturbed && {MAKE} >log 2>&1 || {{ tail log >&2; exit 1; }}"
     );
-    guest.command(undisturbed).timeout(300).run()?;
+    guest.command(undisturbed).timeout(600).run().map(drop)
+}
+
+fn begin(_: &Lab, guest: &Guest, _: Ipv4Addr) -> Result<Box<dyn Witness>> {
     guest.run(format!(
         "cd /root/carried && export TMPDIR=/root/tmp
          setsid {MAKE} </dev/null >log 2>&1 & echo $! > /root/compile.pid

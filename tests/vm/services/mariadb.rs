@@ -23,6 +23,7 @@ pub const MARIADB: App = App {
     // CRIU cannot dump io_uring.
     configure: "printf '[mariadbd]\\nbind-address=0.0.0.0\\ninnodb_use_native_aio=0\\n' \
                 > /etc/mysql/mariadb.conf.d/60-lab.cnf",
+    prepare: |_, _| Ok(()),
     begin,
 };
 

@@ -15,6 +15,7 @@ pub const MEMCACHED: App = App {
     unit: Some("memcached"),
     configure:
         "sed -i 's/^-l .*/-l 0.0.0.0/' /etc/memcached.conf; echo '-t 4' >> /etc/memcached.conf",
+    prepare: |_, _| Ok(()),
     begin,
 };
 

@@ -35,6 +35,8 @@ pub struct App {
     pub unit: Option<&'static str>,
     /// What an operator sets, once, by a shell.
     configure: &'static str,
+    /// What is done before anything puts a load on the guest.
+    prepare: fn(&Lab, &Guest) -> Result<()>,
     /// Gives it something to hold.
     begin: fn(&Lab, &Guest, Ipv4Addr) -> Result<Box<dyn Witness>>,
 }
@@ -82,6 +84,9 @@ impl<'a> System<'a> {
         is_running(&guest)?;
         let host = guest.address()?;
         set_up(&guest, host, apps)?;
+        for app in apps {
+            (app.prepare)(lab, &guest).context(app.name)?;
+        }
         let mut witnesses = Vec::new();
         for app in apps {
             if let Some(unit) = app.unit {

@@ -16,6 +16,7 @@ pub const NGINX: App = App {
     configure: "echo 'keepalive_timeout 3600; proxy_connect_timeout 300; proxy_read_timeout 300; \
                 server { listen 81; location / { proxy_pass http://127.0.0.1; } }' > /etc/nginx/conf.d/lab.conf
                 sed -i '/^[[:space:]]*keepalive_timeout/d' /etc/nginx/nginx.conf",
+    prepare: |_, _| Ok(()),
     begin,
 };
 

@@ -19,6 +19,7 @@ pub const REDIS: App = App {
                 s/^logfile .*/logfile \"\"/' /etc/redis/redis.conf
                 mkdir -p /etc/systemd/system/redis-server.service.d
                 printf '[Service]\\nPrivateUsers=no\\n' > /etc/systemd/system/redis-server.service.d/kup.conf",
+    prepare: |_, _| Ok(()),
     begin,
 };
 
