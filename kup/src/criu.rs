@@ -7,7 +7,9 @@ use crate::images::{magic, pb, Images};
 use crate::rpc;
 use anyhow::{bail, ensure, Context, Result};
 use nix::errno::Errno;
-use nix::sys::socket::{recv, send, socketpair, AddressFamily, MsgFlags, SockFlag, SockType};
+use nix::sys::socket::{
+    recv, send, setsockopt, socketpair, sockopt, AddressFamily, MsgFlags, SockFlag, SockType,
+};
 use prost::Message;
 use std::ffi::OsStr;
 use std::fs;
@@ -35,6 +37,9 @@ pub struct Criu {
     log_level: i32,
 }
 
+/// The largest request, in bytes; an answer is a few words.
+const REQUEST: usize = 4 << 20;
+const MESSAGE: usize = 4096;
 /// Of CRIU's log: warnings and errors.
 const LOG_LEVEL: i32 = 2;
 
@@ -122,6 +127,8 @@ impl Criu {
             SockFlag::SOCK_CLOEXEC,
         )
         .context("a pair of sockets")?;
+        // A request is one message, and names each socket and file that is left out.
+        let _ = setsockopt(&socket, sockopt::SndBufForce, &REQUEST);
         // As its standard output, which it has no other use for: its log is a file.
         self.command.args(["swrk", "1"]).stdout(Stdio::from(theirs));
         let options = rpc::CriuOpts {
@@ -181,7 +188,8 @@ impl Worker {
     /// Restores.
     #[must_use]
     pub fn restore(self) -> Running {
-        self.tell(rpc::CriuReqType::Restore);
+        // If it has ended, its status and its log say why.
+        let _ = self.tell(rpc::CriuReqType::Restore);
         // It says how it ended, and must find somebody to say it to.
         Running {
             socket: Some(self.socket),
@@ -192,10 +200,14 @@ impl Worker {
     /// Waits until it is loaded, and puts a guard between it and us, which says how the processes of a dump go on.
     ///
     /// # Errors
-    /// There can be no guard.
+    /// It has ended, or there can be no guard.
     pub fn guarded(self, checkpoint: &Path) -> Result<Guarded> {
         // Before there is a guard, which would hear the answer.
-        self.wait();
+        if let Err(e) = self.wait() {
+            drop(self.socket);
+            self.running.finish()?;
+            return Err(e);
+        }
         let (guard, child) = Guard::start(checkpoint, self.socket.try_clone()?)?;
         let running = Running {
             guard: Some(child),
@@ -207,15 +219,23 @@ impl Worker {
         })
     }
 
-    /// Waits until it is loaded, or has ended.
-    fn wait(&self) {
-        self.tell(rpc::CriuReqType::Version);
-        let mut said = [0; 4096];
-        while recv(self.socket.as_raw_fd(), &mut said, MsgFlags::empty()) == Err(Errno::EINTR) {}
+    /// Waits until it is loaded.
+    fn wait(&self) -> Result<()> {
+        self.tell(rpc::CriuReqType::Version)?;
+        let mut said = [0; MESSAGE];
+        let length = loop {
+            match recv(self.socket.as_raw_fd(), &mut said, MsgFlags::empty()) {
+                Err(Errno::EINTR) => {}
+                other => break other.context("CRIU's socket")?,
+            }
+        };
+        let said = rpc::CriuResp::decode(&said[..length]);
+        let is_version = said.is_ok_and(|said| said.r#type() == rpc::CriuReqType::Version);
+        ensure!(is_version, "CRIU does not say its version");
+        Ok(())
     }
 
-    /// If it has ended, its status and its log say why.
-    fn tell(&self, what: rpc::CriuReqType) {
+    fn tell(&self, what: rpc::CriuReqType) -> Result<()> {
         let mut request = rpc::CriuReq {
             opts: Some(self.options.clone()),
             // Another request follows: it allows that behind some of them.
@@ -224,7 +244,8 @@ impl Worker {
         };
         request.set_type(what);
         let flags = MsgFlags::MSG_NOSIGNAL;
-        let _ = send(self.socket.as_raw_fd(), &request.encode_to_vec(), flags);
+        let sent = send(self.socket.as_raw_fd(), &request.encode_to_vec(), flags);
+        sent.context("telling CRIU what to do").map(drop)
     }
 }
 
@@ -236,23 +257,29 @@ pub struct Guarded {
 
 impl Guarded {
     /// Ends it.
-    pub fn end(self) {
+    ///
+    /// # Errors
+    /// It has ended before, or says that it was asked for nothing.
+    pub fn end(self) -> Result<()> {
         drop(self.guard);
         drop(self.worker.socket);
-        // Nobody has asked it for anything.
-        let _ = self.worker.running.finish();
+        self.worker.running.finish()
     }
 
     /// Dumps a process and its children, without what is external (`--external`).
     ///
     /// # Errors
-    /// There is no such process.
+    /// It does not hear of it.
     pub fn dump(mut self, root_pid: u32, external: Vec<String>) -> Result<(Running, Guard)> {
         let options = &mut self.worker.options;
         options.pid = Some(i32::try_from(root_pid)?);
         options.notify_scripts = Some(true);
         options.external = external;
-        self.worker.tell(rpc::CriuReqType::Dump);
+        if let Err(e) = self.worker.tell(rpc::CriuReqType::Dump) {
+            // If it has ended, its status and its log say why.
+            self.end()?;
+            return Err(e);
+        }
         Ok((self.worker.running, self.guard))
     }
 }
@@ -364,7 +391,7 @@ impl Running {
 
 /// What CRIU said in the end.
 fn says_success(socket: &OwnedFd) -> bool {
-    let mut message = [0; 4096];
+    let mut message = [0; MESSAGE];
     let got = recv(socket.as_raw_fd(), &mut message, MsgFlags::MSG_DONTWAIT);
     let said = rpc::CriuResp::decode(&message[..got.unwrap_or(0)]);
     said.is_ok_and(|said| said.r#type() == rpc::CriuReqType::Restore && said.success)

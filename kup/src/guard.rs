@@ -7,7 +7,7 @@
 
 use crate::checkpoint::MANIFEST;
 use crate::rpc;
-use anyhow::{ensure, Context, Result};
+use anyhow::{bail, ensure, Context, Result};
 use nix::errno::Errno;
 use nix::poll::{poll, PollFd, PollFlags, PollTimeout};
 use nix::sys::socket::{recv, send, shutdown, MsgFlags, Shutdown};
@@ -46,10 +46,13 @@ impl Guard {
             .stdout(OwnedFd::from(theirs));
         // A Ctrl-C is for the one that runs the dump.
         command.process_group(0);
-        let child = command.spawn().context("starting the guard")?;
+        let mut child = command.spawn().context("starting the guard")?;
+        // With its ends of the sockets: the end of them is the end of the guard.
+        drop(command);
         let mut guard = Guard { stream };
-        let said = guard.hear().context("waiting for the guard")?;
-        ensure!(said == Some(READY), "the guard has ended");
+        if guard.hear().context("waiting for the guard")? != Some(READY) {
+            bail!("the guard has ended: {}", child.wait()?);
+        }
         Ok((guard, child))
     }
 
@@ -112,8 +115,7 @@ pub fn run(dir: &Path) -> Result<()> {
     loop {
         if !begun && comes_first(&criu, &kup)? == Side::Kup {
             // It has nothing to say unasked: it has ended. There will be no request, and if there was one CRIU finds out
-            // when it says that it begins.
-            out_of_date();
+            // when it says that it begins. Nothing can be restored yet.
             shutdown(criu.as_raw_fd(), Shutdown::Write)?;
         }
         begun = true;

@@ -43,8 +43,7 @@ impl Ports {
         self.udp.extend(&other.udp);
     }
 
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
+    fn is_empty(&self) -> bool {
         self.tcp.is_empty() && self.udp.is_empty()
     }
 }
@@ -61,26 +60,27 @@ pub fn hold(ports: &Ports) -> Result<()> {
     nft::tell(&held(ports)).context(OPEN)
 }
 
-/// The same, by an nft(8) that waits to let them through again.
-pub struct Held(Nft);
+/// Packets are held back for what is restored, by an nft(8) that waits to let them through again: to load it takes
+/// longer than what it does. If it is not told to, they stay held.
+pub struct Held(Option<Nft>);
 
 impl Held {
-    /// Does not hold anything yet: it is being loaded.
-    ///
-    /// # Errors
-    /// nft(8) is not there.
-    pub fn start() -> Result<Held> {
-        Ok(Held(Nft::start(TABLE)?))
-    }
-
     /// Drops what comes for these ports. What was held before is not any more.
     ///
     /// # Errors
-    /// nft(8) does not take it.
-    pub fn hold(&mut self, ports: &Ports) -> Result<()> {
-        // A line is a transaction.
-        let line = held(ports).replace('\n', "; ");
-        self.0.tell(&line).context(OPEN)
+    /// nft(8) is not there, or does not take it.
+    pub fn begin(ports: &Ports) -> Result<Held> {
+        if ports.is_empty() {
+            release()?;
+            return Ok(Held(None));
+        }
+        let begin = || -> Result<Nft> {
+            let mut nft = Nft::start(TABLE)?;
+            // A line is a transaction.
+            nft.tell(&held(ports).replace('\n', "; "))?;
+            Ok(nft)
+        };
+        Ok(Held(Some(begin().context(OPEN)?)))
     }
 
     /// Lets packets through again.
@@ -88,7 +88,12 @@ impl Held {
     /// # Errors
     /// nft(8) does not take it.
     pub fn release(self) -> Result<()> {
-        self.0.end(&without(TABLE).replace('\n', "; "))
+        let Some(nft) = self.0 else {
+            return Ok(());
+        };
+        // It may have been killed.
+        let released = nft.end(&without(TABLE).replace('\n', "; "));
+        released.or_else(|_| release())
     }
 }
 

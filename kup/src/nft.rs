@@ -3,6 +3,7 @@
 
 use anyhow::{ensure, Context, Result};
 use std::io::{BufRead, BufReader, Write};
+use std::net::Shutdown;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
@@ -29,6 +30,21 @@ pub fn tell(rules: &str) -> Result<()> {
     Ok(())
 }
 
+/// What it answers to a command, such as `list tables`.
+///
+/// # Errors
+/// It is not there, or does not know.
+pub fn ask(command: &str) -> Result<String> {
+    let output = Command::new("nft").arg(command).output().context(MISSING)?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    ensure!(
+        output.status.success(),
+        "nft {command}: {}",
+        said.trim_end()
+    );
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
 /// One that waits for what it is told of a table. It ends when we do.
 pub struct Nft {
     process: Child,
@@ -41,6 +57,8 @@ pub struct Nft {
 impl Drop for Nft {
     fn drop(&mut self) {
         drop(self.process.stdin.take());
+        // Nor does it wait for somebody who hears what it has left to say.
+        let _ = self.output.get_ref().shutdown(Shutdown::Both);
         let _ = self.process.wait();
     }
 }
@@ -79,10 +97,12 @@ impl Nft {
     pub fn tell(&mut self, line: &str) -> Result<()> {
         let table = format!("table {}", self.table);
         self.say(&format!("{line}\nlist {table}\n"))?;
+        // Some say first what they were told. The list ends with a brace at the begin of a line.
+        let mut is_listed = false;
         loop {
             let said = self.hear()?.context("nft has ended")?;
-            // Some say first what they were told.
-            if said.starts_with(&table) {
+            is_listed |= said.starts_with(&table);
+            if is_listed && said.starts_with('}') {
                 return Ok(());
             }
         }
@@ -108,7 +128,8 @@ impl Nft {
     fn hear(&mut self) -> Result<Option<String>> {
         let mut said = String::new();
         let bytes = self.output.read_line(&mut said).context("nft")?;
-        ensure!(!said.starts_with("Error"), "nft: {}", said.trim_end());
+        // Or "netlink: Error: ".
+        ensure!(!said.contains("Error: "), "nft: {}", said.trim_end());
         Ok((bytes > 0).then_some(said))
     }
 }

@@ -4,12 +4,16 @@
 //! process that reads from one in the meantime gets EPERM, and closes it most likely.)
 
 use crate::images::{magic, pb, Images};
-use crate::network;
+use crate::{network, nft};
 use anyhow::Result;
 use nix::sys::socket::{getsockopt, setsockopt, sockopt::TcpRepair};
 use rustix::process::{pidfd_getfd, pidfd_open, Pid, PidfdFlags, PidfdGetfdFlags};
+use std::collections::BTreeSet;
 use std::fs;
 use std::os::fd::OwnedFd;
+
+/// What CRIU's tables are called, with an id behind it.
+const TABLE: &str = "inet CRIU-";
 
 /// Ends it for the processes whose dump has left these images, as far as it came.
 ///
@@ -28,9 +32,52 @@ pub fn unlock(images: &Images) -> Result<()> {
         return Ok(());
     };
     // As CRIU calls it (`criu/netfilter.c`), which has room for 31 letters of that in 4.2.
-    let name = format!("inet CRIU-{id}");
+    let name = format!("{TABLE}{id}");
     network::delete(name.get(..31).unwrap_or(&name))?;
     network::delete(&name)
+}
+
+/// What a CRIU may lock that is about to begin. If it is killed in the midst of it, its images do not say yet what that
+/// was.
+pub struct Locks {
+    pids: Vec<u32>,
+    /// Those that others have locked.
+    tables: Option<BTreeSet<String>>,
+}
+
+impl Locks {
+    /// What these processes have, and others are not to lose.
+    #[must_use]
+    pub fn before(pids: &[u32]) -> Locks {
+        Locks {
+            pids: pids.to_vec(),
+            tables: tables().ok(),
+        }
+    }
+
+    /// Unlocks it. All who may have locked it have ended.
+    pub fn open(&self) {
+        self.pids.iter().copied().for_each(leave_repair);
+        let Some(before) = &self.tables else {
+            return;
+        };
+        let now = tables().unwrap_or_default();
+        for table in now.difference(before) {
+            if let Err(e) = network::delete(table) {
+                eprintln!(
+                    "kup: {table}, by which CRIU has locked connections, is still there: {e:#}"
+                );
+            }
+        }
+    }
+}
+
+/// Those of CRIU.
+fn tables() -> Result<BTreeSet<String>> {
+    let list = nft::ask("list tables")?;
+    let names = list.lines().filter_map(|line| line.strip_prefix("table "));
+    let ours = |name: &&str| name.strip_prefix(TABLE).is_some_and(is_id);
+    Ok(names.filter(ours).map(str::to_owned).collect())
 }
 
 /// It comes out of an image, and goes to nft(8).

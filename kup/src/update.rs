@@ -12,7 +12,7 @@ use crate::kexec::{self, Next};
 use crate::links::Link;
 use crate::network::{self, Held, Ports};
 use crate::unit::Unit;
-use crate::unlock::unlock;
+use crate::unlock::{unlock, Locks};
 use crate::{links, prepare, processes, system, unit};
 use anyhow::{anyhow, bail, ensure, Context, Result};
 use serde::{Deserialize, Serialize};
@@ -361,6 +361,7 @@ fn switch(
     for one in &taking {
         pids.extend(one.pids()?);
     }
+    let locks = Locks::before(&pids);
     let gate = Gate::close(&pids, say);
     let mut gate = gate.context("new connections cannot be held back, and would be lost")?;
     update.say(dir, Step::Stopping, "")?;
@@ -399,6 +400,7 @@ fn switch(
     let failed = start();
     // CRIU still has them all, and lets them go on; then their checkpoints go.
     Complete::go_on(stopped.into_iter().flatten());
+    locks.open();
     failed
 }
 
@@ -517,10 +519,10 @@ pub fn resume(checkpoints: &Checkpoints, given: Option<&Path>, say: &dyn Fn(&str
         say("the last update was cut off before it came to the switch; its applications ended with that kernel");
         return Ok(false);
     }
-    // It is being loaded while all else is got ready.
-    let mut network = Network::start(update.ports.clone())?;
     let placed = update.hold_place(checkpoints, given);
-    placed.or_else(|e| network.hold().and(Err(e)))?;
+    // Somebody may have loaded rules of their own since it was done first.
+    let held = Held::begin(&update.ports)?;
+    placed?;
     update.say(dir, Step::Resuming, "")?;
     let mut failed = Vec::new();
     for name in update.members.clone() {
@@ -535,10 +537,8 @@ pub fn resume(checkpoints: &Checkpoints, given: Option<&Path>, say: &dyn Fn(&str
                 manifest.unit.iter().try_for_each(|id| unit::wait_for(id))?;
                 continue;
             }
-            Ok(Manifest { unit: Some(id), .. }) if unit::is_systemd() => {
-                network.hold().and_then(|()| restore_unit(&at, &id))
-            }
-            Ok(_) => checkpoint::restore::restore_after(&at, None, || network.hold(), say),
+            Ok(Manifest { unit: Some(id), .. }) if unit::is_systemd() => restore_unit(&at, &id),
+            Ok(_) => checkpoint::restore::restore(&at, None, say),
             Err(e) => Err(e),
         };
         if let Err(e) = restored {
@@ -559,42 +559,10 @@ pub fn resume(checkpoints: &Checkpoints, given: Option<&Path>, say: &dyn Fn(&str
             }
         );
     }
-    network.release()?;
+    held.release()?;
     give_back(checkpoints, &update)?;
     update.say(dir, Step::Running, "")?;
     Ok(true)
-}
-
-/// What holds packets to the applications back while they are restored.
-struct Network {
-    ports: Ports,
-    held: Option<Held>,
-    holds: bool,
-}
-
-impl Network {
-    fn start(ports: Ports) -> Result<Network> {
-        // Who has none needs none.
-        let held = (!ports.is_empty()).then(Held::start).transpose()?;
-        Ok(Network {
-            ports,
-            held,
-            holds: false,
-        })
-    }
-
-    /// Once for all of them. (It was done early at boot, but somebody may have loaded rules of their own since.)
-    fn hold(&mut self) -> Result<()> {
-        if let Some(held) = self.held.as_mut().filter(|_| !self.holds) {
-            held.hold(&self.ports)?;
-        }
-        self.holds = true;
-        Ok(())
-    }
-
-    fn release(self) -> Result<()> {
-        self.held.map_or(Ok(()), Held::release)
-    }
 }
 
 /// From now on the services among the members are started as they always were.

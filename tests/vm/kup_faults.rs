@@ -47,6 +47,12 @@ const CASES: &[Case] = &[
                  until [ -e $BASE/redis/memory/process-$PID ]; do sleep 0.02; done; kill -9 $!; end",
     },
     Case {
+        name: "kup is killed when CRIU is ready for the last round",
+        script: "guard() { ps -o args | grep -q '[k]up guard'; }; $UPDATE 2>/dev/null & \
+                 until guard; do sleep 0.01; done; kill -9 $!; end; ! guard && kup resume && \
+                 kup list --json | grep -q '^\\[\\]'",
+    },
+    Case {
         name: "kup is killed in the last round",
         script: "$UPDATE 2>/dev/null & \
                  until [ -e $BASE/redis/log/dump-* ]; do sleep 0.01; done; kill -9 $!; end; kup resume && \
@@ -97,6 +103,14 @@ const CASES: &[Case] = &[
 /// The application runs from the moment in which its CRIU ends, with its connections in repair mode; one on which
 /// something has come meanwhile is lost then, before anybody can unlock it.
 const WITHOUT_CONNECTION: &[Case] = &[
+    Case {
+        name: "CRIU is killed in the last round",
+        script: "($UPDATE --rounds 0 2>/tmp/said; echo $? > /tmp/status) & \
+                 until [ -e $BASE/redis/memory/process-$PID ]; do sleep 0.01; done; \
+                 kill -9 $(pidof criu) || exit 1; wait; [ $(cat /tmp/status) = 1 ] && \
+                 grep -q 'run on, under the old kernel' /tmp/said && ! nft list tables | grep CRIU && \
+                 ! grep -q ' t ' /proc/$PID/stat && kup list --json | grep -q '^\\[\\]'",
+    },
     Case {
         name: "CRIU is killed when all stand still",
         script: "touch /tmp/hang; ($UPDATE 2>/tmp/said; echo $? > /tmp/status) & \

@@ -31,19 +31,6 @@ pub struct Restored {
 /// # Errors
 /// Something is in the way of it; nothing runs, and it can be tried again.
 pub fn restore(at: &Checkpoint, within: Option<u32>, say: &dyn Fn(&str)) -> Result<Restored> {
-    restore_after(at, within, || Ok(()), say)
-}
-
-/// The same; the last thing before CRIU begins is `before`, which so can take its time while all else is started.
-///
-/// # Errors
-/// The same.
-pub fn restore_after(
-    at: &Checkpoint,
-    within: Option<u32>,
-    before: impl FnOnce() -> Result<()>,
-    say: &dyn Fn(&str),
-) -> Result<Restored> {
     let start = Instant::now();
     let mut manifest = at.manifest()?;
     may_restore(at, &manifest)?;
@@ -67,7 +54,8 @@ pub fn restore_after(
             );
         }
     }
-    before()?;
+    // From here on it comes to its end, whatever we are told, and what has become of it is written down.
+    let _uninterrupted = Uninterrupted::begin();
     manifest.state = State::Restoring;
     manifest.write(&at.dir)?;
     match run(at, &manifest, criu, drain) {
@@ -198,8 +186,6 @@ fn run(
 }
 
 fn begin(at: &Checkpoint, criu: Worker) -> Result<()> {
-    // It comes to its end whatever we are told, and then what was set for it is set back.
-    let _uninterrupted = Uninterrupted::begin();
     let _allowed = match overcommit::wanted(&Images::new(&at.images()))? {
         true => Some(overcommit::allow()?),
         false => None,

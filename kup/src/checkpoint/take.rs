@@ -14,7 +14,7 @@ use crate::guard::{Asked, Guard};
 use crate::images::Images;
 use crate::sockets::Cut;
 use crate::unit::Unit;
-use crate::unlock::unlock;
+use crate::unlock::{unlock, Locks};
 use crate::{foreign, namespaces, processes, sockets, system};
 use anyhow::{bail, ensure, Context, Result};
 use std::fs::{self, File};
@@ -50,10 +50,12 @@ pub fn take(at: &Checkpoint, request: &Request, say: &dyn Fn(&str)) -> Result<Ma
     let mut taking = Taking::begin(at.clone(), request.clone())?;
     while taking.round_ahead(say)? {}
     taking.get_ready()?;
-    let gate = Gate::close(&taking.pids()?, say);
+    let pids = taking.pids()?;
+    let locks = Locks::before(&pids);
+    let gate = Gate::close(&pids, say);
     let _gate = gate.map_err(|e| say(&format!("new connections are not held back: {e:#}")));
-    let complete = taking.last()?;
-    taking.settle(complete, say)
+    let complete = taking.last().inspect_err(|_| locks.open());
+    taking.settle(complete?, say)
 }
 
 fn keep_log(at: &Checkpoint) -> Option<PathBuf> {
@@ -160,7 +162,8 @@ pub struct Taking {
 impl Drop for Taking {
     fn drop(&mut self) {
         if let Some(ready) = self.ready.take() {
-            ready.criu.end();
+            // It was asked for nothing.
+            let _ = ready.criu.end();
         }
         if self.kept {
             return;

@@ -35,7 +35,7 @@ pub struct Parts {
     pub network: f64,
     /// `kup resume`, from holding to running.
     pub resume: f64,
-    /// When that was, since the kernel began.
+    /// When that was, in seconds since 1970.
     pub running: f64,
 }
 
@@ -107,22 +107,21 @@ impl<'a> Machine<'a> {
             text.trim().parse().with_context(|| text.clone())
         };
         let [began, mounted, up] = [noted(BEGAN)?, noted(MOUNTED)?, noted(UP)?];
-        let resume = at("running")? - at("resuming")?;
         Ok(Parts {
             stop: at("switching")? - at("stopping")?,
             boot: began,
             mount: mounted - began,
             network: up - mounted,
-            resume,
-            running: up + resume,
+            resume: at("running")? - at("resuming")?,
+            running: at("running")?,
         })
     }
 
-    /// Waits until all memory of a process is there. Returns when that was, since the kernel began.
+    /// Waits until all memory of a process is there. Returns when that was, in seconds since 1970.
     pub fn drained(&self, name: &str) -> Result<f64> {
+        let manifest = format!("{MOUNT}/kup/{name}/manifest.json");
         let drained = format!(
-            "until grep -q '\"restored\"' {MOUNT}/kup/{name}/manifest.json; do sleep 0.05; done; \
-             cut -d ' ' -f 1 /proc/uptime"
+            "until grep -q '\"restored\"' {manifest}; do sleep 0.05; done; /init mtime {manifest}"
         );
         let text = self.guest.command(drained).timeout(180).run()?;
         text.trim().parse().with_context(|| text.clone())
