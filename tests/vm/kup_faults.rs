@@ -90,6 +90,14 @@ const CASES: &[Case] = &[
                  [ $(cat /tmp/status) = 1 ] && grep -q 'run on, under the old kernel' /tmp/said",
     },
     Case {
+        name: "an application listens at so many ports that nft has much to say",
+        script: "list=$(for port in $(seq 2001 2200); do printf '127.0.0.1:%d,' $port; done); \
+                 setsid memcached -u root -U 0 -t 1 -l ${list%,} </dev/null >/dev/null 2>&1 & MANY=$!; \
+                 until grep -q ':0898 ' /proc/net/tcp; do sleep 0.1; done; \
+                 timeout 100 kup -q checkpoint many --leave-running --pid $MANY && kup remove --force many; \
+                 result=$?; kill -9 $MANY; exit $result",
+    },
+    Case {
         name: "an image was changed",
         script: "kup -q checkpoint x --pid $PID && cp $BASE/x/images/fs-$PID.img /tmp/good && \
                  printf X | dd of=$BASE/x/images/fs-$PID.img bs=1 seek=9 conv=notrunc 2>/dev/null && \
