@@ -127,8 +127,10 @@ fn connect(server: SocketAddr, limit: Duration) -> Result<TcpStream> {
     loop {
         match TcpStream::connect(server) {
             // Our own kernel says so, of a machine on its own network that does not tell its address: in the midst of
-            // a kexec nobody is there at all.
-            Err(e) if e.kind() == ErrorKind::HostUnreachable && Instant::now() < deadline => {}
+            // a kexec nobody is there at all. Or it has asked seven times, last after 63 s, and given up after 127.
+            Err(e)
+                if matches!(e.kind(), ErrorKind::HostUnreachable | ErrorKind::TimedOut)
+                    && Instant::now() < deadline => {}
             other => return other.context("opening a connection"),
         }
     }
