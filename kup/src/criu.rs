@@ -12,9 +12,10 @@ use nix::sys::socket::{
 };
 use prost::Message;
 use std::ffi::OsStr;
+use std::fmt;
 use std::fs;
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::process::CommandExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
@@ -189,10 +190,10 @@ impl Worker {
     #[must_use]
     pub fn restore(self) -> Running {
         // If it has ended, its status and its log say why.
-        let _ = self.tell(rpc::CriuReqType::Restore);
+        let told = self.tell(rpc::CriuReqType::Restore);
         // It says how it ended, and must find somebody to say it to.
         Running {
-            socket: Some(self.socket),
+            socket: told.is_ok().then_some(self.socket),
             ..self.running
         }
     }
@@ -205,8 +206,7 @@ impl Worker {
         // Before there is a guard, which would hear the answer.
         if let Err(e) = self.wait() {
             drop(self.socket);
-            self.running.finish()?;
-            return Err(e);
+            return Err(with(e, self.running.finish()));
         }
         let (guard, child) = Guard::start(checkpoint, self.socket.try_clone()?)?;
         let running = Running {
@@ -256,14 +256,13 @@ pub struct Guarded {
 }
 
 impl Guarded {
-    /// Ends it.
-    ///
-    /// # Errors
-    /// It has ended before, or says that it was asked for nothing.
-    pub fn end(self) -> Result<()> {
+    /// Ends it. It was asked for nothing.
+    pub fn end(mut self) {
+        // It would complain of that.
+        let _ = self.worker.running.child.kill();
         drop(self.guard);
         drop(self.worker.socket);
-        self.worker.running.finish()
+        let _ = self.worker.running.finish();
     }
 
     /// Dumps a process and its children, without what is external (`--external`).
@@ -276,9 +275,13 @@ impl Guarded {
         options.notify_scripts = Some(true);
         options.external = external;
         if let Err(e) = self.worker.tell(rpc::CriuReqType::Dump) {
-            // If it has ended, its status and its log say why.
-            self.end()?;
-            return Err(e);
+            return Err(match self.worker.running.is_alive() {
+                true => {
+                    self.end();
+                    e
+                }
+                false => with(e, self.worker.running.finish()),
+            });
         }
         Ok((self.worker.running, self.guard))
     }
@@ -385,7 +388,37 @@ impl Running {
         if status.success() || socket.is_some_and(|socket| says_success(&socket)) {
             return Ok(());
         }
-        bail!("criu {}: {status}\n{}", self.what, complaints(&self.log))
+        let said = format!("criu {}: {status}\n{}", self.what, complaints(&self.log));
+        match status.signal() {
+            Some(_) => Err(Killed(said).into()),
+            None => bail!(said),
+        }
+    }
+}
+
+/// CRIU was killed, and has cleared nothing away.
+#[derive(Debug)]
+struct Killed(String);
+
+impl fmt::Display for Killed {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Killed {}
+
+/// Is it in an error that a CRIU was killed?
+#[must_use]
+pub fn was_killed(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<Killed>().is_some()
+}
+
+/// What went wrong here, and with CRIU.
+fn with(ours: anyhow::Error, theirs: Result<()>) -> anyhow::Error {
+    match theirs {
+        Ok(()) => ours,
+        Err(theirs) => theirs.context(format!("{ours:#}")),
     }
 }
 

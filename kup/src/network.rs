@@ -55,14 +55,21 @@ impl Ports {
 /// nft(8) is not there, or does not take it.
 pub fn hold(ports: &Ports) -> Result<()> {
     if ports.is_empty() {
-        return release();
+        // Nothing has to be held, by whatever means there are.
+        let _ = release();
+        return Ok(());
     }
     nft::tell(&held(ports)).context(OPEN)
 }
 
 /// Packets are held back for what is restored, by an nft(8) that waits to let them through again: to load it takes
 /// longer than what it does. If it is not told to, they stay held.
-pub struct Held(Option<Nft>);
+pub enum Held {
+    Nothing,
+    /// It does not wait, and has to be started once more.
+    Alone,
+    By(Nft),
+}
 
 impl Held {
     /// Drops what comes for these ports. What was held before is not any more.
@@ -71,8 +78,8 @@ impl Held {
     /// nft(8) is not there, or does not take it.
     pub fn begin(ports: &Ports) -> Result<Held> {
         if ports.is_empty() {
-            release()?;
-            return Ok(Held(None));
+            hold(ports)?;
+            return Ok(Held::Nothing);
         }
         let begin = || -> Result<Nft> {
             let mut nft = Nft::start(TABLE)?;
@@ -80,7 +87,10 @@ impl Held {
             nft.tell(&held(ports).replace('\n', "; "))?;
             Ok(nft)
         };
-        Ok(Held(Some(begin().context(OPEN)?)))
+        match begin() {
+            Ok(nft) => Ok(Held::By(nft)),
+            Err(_) => hold(ports).map(|()| Held::Alone),
+        }
     }
 
     /// Lets packets through again.
@@ -88,12 +98,15 @@ impl Held {
     /// # Errors
     /// nft(8) does not take it.
     pub fn release(self) -> Result<()> {
-        let Some(nft) = self.0 else {
-            return Ok(());
-        };
-        // It may have been killed.
-        let released = nft.end(&without(TABLE).replace('\n', "; "));
-        released.or_else(|_| release())
+        match self {
+            Held::Nothing => Ok(()),
+            Held::Alone => release(),
+            Held::By(nft) => {
+                // It may have been killed.
+                let released = nft.end(&without(TABLE).replace('\n', "; "));
+                released.or_else(|_| release())
+            }
+        }
     }
 }
 

@@ -116,6 +116,8 @@ impl Nft {
         self.say(&format!("{line}\n"))?;
         drop(self.process.stdin.take());
         while self.hear()?.is_some() {}
+        let status = self.process.wait().context("nft")?;
+        ensure!(status.success(), "nft: {status}");
         Ok(())
     }
 

@@ -290,6 +290,7 @@ mod tests {
             members: vec!["redis".to_owned()],
             ports: Default::default(),
             last_pid: 0,
+            criu_tables: None,
             events,
         }
     }

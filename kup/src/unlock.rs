@@ -20,10 +20,10 @@ const TABLE: &str = "inet CRIU-";
 /// # Errors
 /// Nft does not delete the table.
 pub fn unlock(images: &Images) -> Result<()> {
-    for process in images.processes().unwrap_or_default() {
-        leave_repair(process.pid);
-    }
-    // Without an inventory it did not come to locking anything.
+    let processes = images.processes().unwrap_or_default();
+    let pids: Vec<u32> = processes.iter().map(|process| process.pid).collect();
+    leave_repair(&pids);
+    // It is the last that CRIU writes.
     let inventory = images.read_one::<pb::InventoryEntry>("inventory.img", magic::INVENTORY);
     let id = inventory
         .ok()
@@ -37,43 +37,23 @@ pub fn unlock(images: &Images) -> Result<()> {
     network::delete(&name)
 }
 
-/// What a CRIU may lock that is about to begin. If it is killed in the midst of it, its images do not say yet what that
-/// was.
-pub struct Locks {
-    pids: Vec<u32>,
-    /// Those that others have locked.
-    tables: Option<BTreeSet<String>>,
-}
-
-impl Locks {
-    /// What these processes have, and others are not to lose.
-    #[must_use]
-    pub fn before(pids: &[u32]) -> Locks {
-        Locks {
-            pids: pids.to_vec(),
-            tables: tables().ok(),
-        }
-    }
-
-    /// Unlocks it. All who may have locked it have ended.
-    pub fn open(&self) {
-        self.pids.iter().copied().for_each(leave_repair);
-        let Some(before) = &self.tables else {
-            return;
-        };
-        let now = tables().unwrap_or_default();
-        for table in now.difference(before) {
-            if let Err(e) = network::delete(table) {
-                eprintln!(
-                    "kup: {table}, by which CRIU has locked connections, is still there: {e:#}"
-                );
-            }
+/// Ends it for processes whose CRIU was killed in the midst of a dump: its images do not say yet what it has locked.
+/// `before` are the tables of others. All of ours have ended.
+pub fn unlock_since(pids: &[u32], before: &BTreeSet<String>) {
+    leave_repair(pids);
+    let now = tables().map_err(|e| eprintln!("kup: CRIU may have locked connections: {e:#}"));
+    for table in now.unwrap_or_default().difference(before) {
+        if let Err(e) = network::delete(table) {
+            eprintln!("kup: {table}, by which CRIU has locked connections, is still there: {e:#}");
         }
     }
 }
 
-/// Those of CRIU.
-fn tables() -> Result<BTreeSet<String>> {
+/// The tables by which CRIUs have locked connections.
+///
+/// # Errors
+/// There is no nft(8), or it does not know.
+pub fn tables() -> Result<BTreeSet<String>> {
     let list = nft::ask("list tables")?;
     let names = list.lines().filter_map(|line| line.strip_prefix("table "));
     let ours = |name: &&str| name.strip_prefix(TABLE).is_some_and(is_id);
@@ -85,7 +65,12 @@ fn is_id(id: &str) -> bool {
     !id.is_empty() && id.chars().all(|c| c.is_ascii_hexdigit() || c == '-')
 }
 
-fn leave_repair(pid: u32) {
+/// The connections of these processes go on.
+pub fn leave_repair(pids: &[u32]) {
+    pids.iter().copied().for_each(leave);
+}
+
+fn leave(pid: u32) {
     let pid_number = i32::try_from(pid).ok().and_then(Pid::from_raw);
     let process = pid_number.and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok());
     let Some(process) = process else {

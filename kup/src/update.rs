@@ -12,10 +12,11 @@ use crate::kexec::{self, Next};
 use crate::links::Link;
 use crate::network::{self, Held, Ports};
 use crate::unit::Unit;
-use crate::unlock::{unlock, Locks};
-use crate::{links, prepare, processes, system, unit};
+use crate::unlock::{self, unlock};
+use crate::{criu, links, prepare, processes, system, unit};
 use anyhow::{anyhow, bail, ensure, Context, Result};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -74,6 +75,9 @@ pub struct Update {
     pub ports: Ports,
     /// The next kernel's processes get PIDs above this.
     pub last_pid: u32,
+    /// By which others had locked connections before the stop.
+    #[serde(default)]
+    pub criu_tables: Option<BTreeSet<String>>,
     pub events: Vec<Event>,
 }
 
@@ -229,6 +233,7 @@ pub fn update(checkpoints: &Checkpoints, wish: &Wish, say: &dyn Fn(&str)) -> Res
             .collect(),
         ports: Ports::default(),
         last_pid: 0,
+        criu_tables: None,
         events: Vec::new(),
     };
     update.say(dir, Step::Copying, "")?;
@@ -361,7 +366,9 @@ fn switch(
     for one in &taking {
         pids.extend(one.pids()?);
     }
-    let locks = Locks::before(&pids);
+    // The network is held by nft behind the switch, too: better to know now whether it is there.
+    let tables = unlock::tables()?;
+    update.criu_tables = Some(tables.clone());
     let gate = Gate::close(&pids, say);
     let mut gate = gate.context("new connections cannot be held back, and would be lost")?;
     update.say(dir, Step::Stopping, "")?;
@@ -399,8 +406,12 @@ fn switch(
     };
     let failed = start();
     // CRIU still has them all, and lets them go on; then their checkpoints go.
+    let is_killed = |one: &Result<Complete>| one.as_ref().err().is_some_and(criu::was_killed);
+    let killed = stopped.iter().any(is_killed);
     Complete::go_on(stopped.into_iter().flatten());
-    locks.open();
+    if killed {
+        unlock::unlock_since(&pids, &tables);
+    }
     failed
 }
 
@@ -447,8 +458,13 @@ fn clear(checkpoints: &Checkpoints, update: &mut Update, say: &dyn Fn(&str)) -> 
             Err(_) => at.dir.exists() && !at.has_manifest(),
         };
         if carried {
-            // Its CRIU may have been killed, too.
+            // Its CRIU may have been killed, too,
             unlock(&Images::new(&at.images()))?;
+            // in the midst of the last round perhaps. The manifest is there then.
+            if let (Ok(manifest), Some(tables)) = (at.manifest(), &update.criu_tables) {
+                let pids = processes::pids(manifest.root_pid).unwrap_or_default();
+                unlock::unlock_since(&pids, tables);
+            }
             at.remove()?;
             say(&format!(
                 "{name} runs; its checkpoint was out of date and is removed"

@@ -120,6 +120,13 @@ const WITHOUT_CONNECTION: &[Case] = &[
                  ! grep -q ' t ' /proc/$PID/stat && kup list --json | grep -q '^\\[\\]'",
     },
     Case {
+        name: "kup and CRIU are killed in the last round",
+        script: "$UPDATE --rounds 0 2>/dev/null & \
+                 until [ -e $BASE/redis/memory/process-$PID ]; do sleep 0.01; done; \
+                 kill -9 $! $(pidof criu) || exit 1; end; kup resume && ! nft list tables | grep CRIU && \
+                 kup list --json | grep -q '^\\[\\]'",
+    },
+    Case {
         name: "CRIU is killed when all stand still",
         script: "touch /tmp/hang; ($UPDATE 2>/tmp/said; echo $? > /tmp/status) & \
                  until grep -q switching $BASE/update.json; do sleep 0.1; done; \

@@ -14,7 +14,7 @@ use crate::guard::{Asked, Guard};
 use crate::images::Images;
 use crate::sockets::Cut;
 use crate::unit::Unit;
-use crate::unlock::{unlock, Locks};
+use crate::unlock::{self, unlock};
 use crate::{foreign, namespaces, processes, sockets, system};
 use anyhow::{bail, ensure, Context, Result};
 use std::fs::{self, File};
@@ -51,10 +51,14 @@ pub fn take(at: &Checkpoint, request: &Request, say: &dyn Fn(&str)) -> Result<Ma
     while taking.round_ahead(say)? {}
     taking.get_ready()?;
     let pids = taking.pids()?;
-    let locks = Locks::before(&pids);
+    let tables = unlock::tables();
     let gate = Gate::close(&pids, say);
     let _gate = gate.map_err(|e| say(&format!("new connections are not held back: {e:#}")));
-    let complete = taking.last().inspect_err(|_| locks.open());
+    let complete = taking.last().inspect_err(|e| {
+        if let (true, Ok(tables)) = (criu::was_killed(e), &tables) {
+            unlock::unlock_since(&pids, tables);
+        }
+    });
     taking.settle(complete?, say)
 }
 
@@ -162,8 +166,7 @@ pub struct Taking {
 impl Drop for Taking {
     fn drop(&mut self) {
         if let Some(ready) = self.ready.take() {
-            // It was asked for nothing.
-            let _ = ready.criu.end();
+            ready.criu.end();
         }
         if self.kept {
             return;
@@ -335,7 +338,13 @@ impl Taking {
     pub fn last(&mut self) -> Result<Complete> {
         let start = Instant::now();
         let images = self.at.images();
-        let (running, guard) = self.dump()?;
+        let dumped = self.dump().inspect_err(|e| {
+            if criu::was_killed(e) {
+                // At once: it runs, and connections that fail it closes.
+                unlock::leave_repair(&self.pids().unwrap_or_default());
+            }
+        });
+        let (running, guard) = dumped?;
         let asked = match guard.asked() {
             Ok(asked) => asked,
             // Its log says why.
@@ -373,10 +382,17 @@ impl Taking {
     /// # Errors
     /// CRIU did not come to its end.
     pub fn settle(&mut self, complete: Complete, say: &dyn Fn(&str)) -> Result<Manifest> {
-        complete.asked.yes()?;
+        if let Err(e) = complete.asked.yes() {
+            let _ = complete.running.finish();
+            unlocked(&complete.images);
+            return Err(e);
+        }
         // From here on it may be the only copy.
         self.kept = true;
         if let Err(e) = complete.running.finish() {
+            if self.request.left == Left::Running {
+                unlocked(&complete.images);
+            }
             let mut all = self.manifest.processes.iter();
             if self.request.left == Left::Killed && all.all(|one| processes::lives(one.pid)) {
                 self.kept = false;
