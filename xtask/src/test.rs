@@ -64,7 +64,7 @@ const STEPS: &[Step] = &[
     step("vm:kup_restore", Daily, || vm::scenario("kup_restore")),
     step("vm:kup_units", Daily, || vm::scenario("kup_units")),
     step("vm:kup_faults", Daily, || vm::scenario("kup_faults")),
-    step("vm:update_7_2_to_7_3", Daily, || {
+    step("vm:update_7_2_to_7_3", Full, || {
         vm::scenario("update_7_2_to_7_3")
     }),
 ];
@@ -247,7 +247,7 @@ fn panic() -> Result<()> {
     let usual = if ALL_OF_IT.load(Ordering::Relaxed) {
         100
     } else {
-        12
+        8
     };
     let count = *PANICS.get_or_init(|| usual);
     panics::run(count, SEED.load(Ordering::Relaxed))
