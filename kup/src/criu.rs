@@ -6,7 +6,6 @@ use crate::guard::Guard;
 use crate::images::{magic, pb, Images};
 use crate::rpc;
 use anyhow::{bail, ensure, Context, Result};
-use nix::errno::Errno;
 use nix::sys::socket::{
     recv, send, setsockopt, socketpair, sockopt, AddressFamily, MsgFlags, SockFlag, SockType,
 };
@@ -38,9 +37,8 @@ pub struct Criu {
     log_level: i32,
 }
 
-/// The largest request, in bytes; an answer is a few words.
+/// The largest request, in bytes.
 const REQUEST: usize = 4 << 20;
-const MESSAGE: usize = 4096;
 /// Of CRIU's log: warnings and errors.
 const LOG_LEVEL: i32 = 2;
 
@@ -222,14 +220,8 @@ impl Worker {
     /// Waits until it is loaded.
     fn wait(&self) -> Result<()> {
         self.tell(rpc::CriuReqType::Version)?;
-        let mut said = [0; MESSAGE];
-        let length = loop {
-            match recv(self.socket.as_raw_fd(), &mut said, MsgFlags::empty()) {
-                Err(Errno::EINTR) => {}
-                other => break other.context("CRIU's socket")?,
-            }
-        };
-        let said = rpc::CriuResp::decode(&said[..length]);
+        let said = rpc::receive(&self.socket)?.unwrap_or_default();
+        let said = rpc::CriuResp::decode(&said[..]);
         let is_version = said.is_ok_and(|said| said.r#type() == rpc::CriuReqType::Version);
         ensure!(is_version, "CRIU does not say its version");
         Ok(())
@@ -415,7 +407,7 @@ pub fn was_killed(error: &anyhow::Error) -> bool {
 }
 
 /// What went wrong here, and with CRIU.
-fn with(ours: anyhow::Error, theirs: Result<()>) -> anyhow::Error {
+pub(crate) fn with(ours: anyhow::Error, theirs: Result<()>) -> anyhow::Error {
     match theirs {
         Ok(()) => ours,
         Err(theirs) => theirs.context(format!("{ours:#}")),
@@ -424,7 +416,7 @@ fn with(ours: anyhow::Error, theirs: Result<()>) -> anyhow::Error {
 
 /// What CRIU said in the end.
 fn says_success(socket: &OwnedFd) -> bool {
-    let mut message = [0; MESSAGE];
+    let mut message = [0; rpc::MESSAGE];
     let got = recv(socket.as_raw_fd(), &mut message, MsgFlags::MSG_DONTWAIT);
     let said = rpc::CriuResp::decode(&message[..got.unwrap_or(0)]);
     said.is_ok_and(|said| said.r#type() == rpc::CriuReqType::Restore && said.success)

@@ -24,8 +24,6 @@ const COMPLETE: &str = "post-dump";
 const READY: u8 = b'!';
 const QUESTION: u8 = b'?';
 const YES: u8 = b'y';
-/// A message of CRIU's is a few words.
-const MESSAGE: usize = 4096;
 
 /// Stands between CRIU and the one that runs the dump.
 pub struct Guard {
@@ -119,7 +117,7 @@ pub fn run(dir: &Path) -> Result<()> {
             shutdown(criu.as_raw_fd(), Shutdown::Write)?;
         }
         begun = true;
-        let Some(said) = receive(&criu)? else {
+        let Some(said) = rpc::receive(&criu)? else {
             return Ok(());
         };
         // What a program that CRIU starts prints comes here as well, and is none.
@@ -184,22 +182,6 @@ fn is_agreed(criu: &OwnedFd, kup: &mut UnixStream) -> Result<bool> {
     let ended = fds[0].any() != Some(false);
     let mut answer = [0];
     Ok(!ended && kup.read(&mut answer)? == 1 && answer[0] == YES)
-}
-
-/// One message of CRIU's, or none if it has ended.
-fn receive(criu: &OwnedFd) -> Result<Option<Vec<u8>>> {
-    let mut message = vec![0; MESSAGE];
-    loop {
-        match recv(criu.as_raw_fd(), &mut message, MsgFlags::empty()) {
-            Err(Errno::EINTR) => {}
-            Ok(0) | Err(Errno::ECONNRESET) => return Ok(None),
-            Err(e) => return Err(e).context("CRIU's socket"),
-            Ok(length) => {
-                message.truncate(length);
-                return Ok(Some(message));
-            }
-        }
-    }
 }
 
 /// Tells whether there was still somebody to be told.

@@ -56,8 +56,7 @@ pub fn find(name: &str) -> Result<Unit> {
         "{id} does not run: it is {}",
         get("ActiveState")
     );
-    let listens = |socket: &str| active_state(socket).as_deref() == Some("active");
-    can_be_restored(&id, &shown, &listens)?;
+    can_be_restored(&id, &shown, &is_active)?;
     let main_pid: u32 = get("MainPID").parse().unwrap_or(0);
     ensure!(
         main_pid != 0,

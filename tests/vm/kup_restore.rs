@@ -21,6 +21,8 @@ pub fn run(lab: &Lab) -> Result<()> {
 
     checkpoint(&guest)?;
     restore(&guest, "--wait")?;
+    drained(&guest)?;
+    guest.run("kup remove redis")?;
     let held = redis_guest::items(&guest)?;
     ensure!(held == second, "the keys differ");
     ensure!(
@@ -34,9 +36,7 @@ pub fn run(lab: &Lab) -> Result<()> {
         fill_anew(&guest, 8)? == second,
         "what was written while memory came back differs"
     );
-    let report =
-        "until [ -e /mnt/kup/redis/drain.json ]; do sleep 0.1; done; cat /mnt/kup/redis/drain.json";
-    println!("{}", guest.command(report).timeout(120).run()?);
+    drained(&guest)?;
     let held = redis_guest::items(&guest)?;
     ensure!(held == second, "the keys differ when all is back");
     guest.check()
@@ -60,10 +60,17 @@ fn checkpoint(guest: &Guest) -> Result<()> {
 
 fn restore(guest: &Guest, how: &str) -> Result<()> {
     let restore = format!(
-        "kup restore {how} redis 2>&1 || {{ cat /mnt/kup/redis/log/*; exit 1; }}; kup list; \
-         [ -z \"{how}\" ] || {{ cat /mnt/kup/redis/drain.json; kup remove redis; }}"
+        "kup restore {how} redis 2>&1 || {{ cat /mnt/kup/redis/log/*; exit 1; }}; kup list"
     );
     let said = guest.command(restore).timeout(180).run()?;
     println!("{said}");
+    Ok(())
+}
+
+/// Waits until all memory is back.
+fn drained(guest: &Guest) -> Result<()> {
+    let report =
+        "until [ -e /mnt/kup/redis/drain.json ]; do sleep 0.1; done; cat /mnt/kup/redis/drain.json";
+    println!("{}", guest.command(report).timeout(120).run()?);
     Ok(())
 }

@@ -27,9 +27,7 @@ pub fn mount_new(guest: &Guest) -> Result<()> {
         Region::reserved(SIZE).spec()
     ))?;
     mount(guest)?;
-    guest
-        .run("echo 20000 > /proc/sys/kernel/ns_last_pid")
-        .map(drop)
+    guest.high_pids()
 }
 
 /// Mounts what is there.

@@ -330,7 +330,7 @@ impl Taking {
         Ok(())
     }
 
-    /// The last round. When this returns the checkpoint is complete, and the processes stand still until it is
+    /// The last round, for which all is ready. When this returns the checkpoint is complete, and the processes stand still until it is
     /// said how they go on.
     ///
     /// # Errors
@@ -468,9 +468,6 @@ impl Taking {
 
     /// The last round, which ends when the guard is told so.
     fn dump(&mut self) -> Result<(Running, Guard)> {
-        if self.ready.is_none() {
-            self.get_ready()?;
-        }
         let pids = self.pids()?;
         self.manifest.cut = sockets::cut(&pids)?;
         if self.within.is_some() {
@@ -540,10 +537,7 @@ impl Taking {
                 // What went wrong there is why nothing came, or what went wrong here is why it failed.
                 Err(ours) => {
                     drop(more);
-                    return match running.finish() {
-                        Ok(()) => Err(ours),
-                        Err(theirs) => Err(theirs.context(format!("{ours:#}"))),
-                    };
+                    return Err(criu::with(ours, running.finish()));
                 }
             }
         }

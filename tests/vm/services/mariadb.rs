@@ -3,7 +3,7 @@
 //! of all accounts is what it was.
 
 use super::{App, Witness, PATIENCE};
-use crate::apps::wait_for_more;
+use crate::apps::{lives, wait_for_more};
 use crate::lab::{Guest, Lab};
 use anyhow::{bail, ensure, Context, Result};
 use mysql::prelude::Queryable;
@@ -98,18 +98,11 @@ fn transfers(connection: &mut Conn, stop: &AtomicBool, committed: &AtomicU64) ->
 
 impl Bank {
     fn wait(&mut self, more: u64) -> Result<()> {
-        let is_there = || {
-            ensure!(
-                !self.thread.is_finished(),
-                "the client has lost its connection"
-            );
-            Ok(())
-        };
         wait_for_more(
             more,
             PATIENCE,
             || self.committed.load(Ordering::Acquire),
-            is_there,
+            || lives(&self.thread, "the client has lost its connection"),
             "no transaction comes to its end",
         )
     }

@@ -2,8 +2,8 @@
 //! A client that asks, over and over, and notes how long nobody answered. It has no connection that it keeps: on one,
 //! TCP waits longer each time before it asks again, so that the silence would say more of that than of who is asked.
 
-use super::wait_for_more;
-use anyhow::{bail, ensure, Result};
+use super::{lives, wait_for_more};
+use anyhow::{bail, Result};
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, TcpStream, UdpSocket};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -68,18 +68,11 @@ impl Asker {
 
     /// Waits for some answers more.
     pub fn wait(&self) -> Result<()> {
-        let is_there = || {
-            ensure!(
-                !self.thread.is_finished(),
-                "somebody said that nobody is there"
-            );
-            Ok(())
-        };
         wait_for_more(
             3,
             PATIENCE,
             || self.answers.load(Ordering::Acquire),
-            is_there,
+            || lives(&self.thread, "somebody said that nobody is there"),
             "no answer",
         )
     }

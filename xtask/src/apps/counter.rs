@@ -2,7 +2,7 @@
 //! A client that counts in redis over one connection and notes when it had to wait.
 
 use super::redis::Redis;
-use super::wait_for_more;
+use super::{lives, wait_for_more};
 use anyhow::{bail, ensure, Result};
 use std::net::Ipv4Addr;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
@@ -50,18 +50,16 @@ impl Counter {
 
     /// Waits until it has counted on by that many.
     pub fn wait(&self, more: u64, limit: Duration) -> Result<()> {
-        let is_there = || {
-            ensure!(
-                !self.thread.is_finished(),
-                "the client that counts has lost its connection"
-            );
-            Ok(())
-        };
         wait_for_more(
             more,
             limit,
             || self.count().unsigned_abs(),
-            is_there,
+            || {
+                lives(
+                    &self.thread,
+                    "the client that counts has lost its connection",
+                )
+            },
             "the client that counts gets no answer",
         )
     }

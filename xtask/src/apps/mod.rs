@@ -14,6 +14,7 @@ use anyhow::{ensure, Context, Result};
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, TcpStream};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 /// Connects to a server that may just be starting.
@@ -49,6 +50,12 @@ pub fn wait_for_more(
         ensure!(Instant::now() < deadline, silence);
         std::thread::sleep(Duration::from_millis(2));
     }
+    Ok(())
+}
+
+/// Has a client not ended?
+pub fn lives<T>(client: &JoinHandle<T>, lost: &'static str) -> Result<()> {
+    ensure!(!client.is_finished(), lost);
     Ok(())
 }
 

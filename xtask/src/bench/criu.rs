@@ -159,7 +159,7 @@ type Compared = Vec<(&'static str, Pairs, Pairs)>;
 fn compare(lab: &Lab, setup: &Setup, rounds: usize) -> Result<Compared> {
     let bytes = setup.holds << 20;
     let (guest, peers) = prepare(lab, setup)?;
-    guest.run("echo 20000 > /proc/sys/kernel/ns_last_pid")?;
+    guest.high_pids()?;
     let pid = hold(&guest, bytes, "")?;
 
     let places: Vec<&str> = [OURS]

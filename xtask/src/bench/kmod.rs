@@ -204,9 +204,8 @@ fn works(guest: &Guest, rounds: usize) -> Result<Vec<Measure>> {
 fn against_ours(name: &str, rates: &[Vec<f64>; PLACES.len()]) -> Vec<Measure> {
     let others = PLACES.iter().zip(rates).skip(1);
     let measure = |((place, _, _), theirs): (&(&str, &str, &str), &Vec<f64>)| {
-        let mut pairs = Pairs::default();
         let rounds = rates[0].iter().zip(theirs);
-        rounds.for_each(|(ours, theirs)| pairs.push(*ours, *theirs));
+        let pairs: Pairs = rounds.map(|(ours, theirs)| (*ours, *theirs)).collect();
         pairs.measure(format!("kmod.{name}_vs_{place}"), "1/s")
     };
     others.map(measure).collect()

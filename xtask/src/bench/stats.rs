@@ -7,6 +7,12 @@ use super::Measure;
 #[derive(Default)]
 pub struct Pairs(Vec<(f64, f64)>);
 
+impl FromIterator<(f64, f64)> for Pairs {
+    fn from_iter<T: IntoIterator<Item = (f64, f64)>>(pairs: T) -> Pairs {
+        Pairs(pairs.into_iter().collect())
+    }
+}
+
 impl Pairs {
     pub fn push(&mut self, ours: f64, baseline: f64) {
         self.0.push((ours, baseline));

@@ -135,7 +135,7 @@ fn stops(lab: &Lab, rounds: usize) -> Result<Vec<Measure>> {
         ..criu::KMOD
     };
     let (guest, _) = criu::prepare(lab, &setup)?;
-    guest.run("echo 20000 > /proc/sys/kernel/ns_last_pid")?;
+    guest.high_pids()?;
     let taken = others::rounds(&guest, setup.name, rounds, |round| {
         PROCESSES
             .iter()
@@ -302,16 +302,6 @@ fn used(guest: &Guest, dir: &str) -> Result<f64> {
 /// Of one process, each way.
 type Turns = [Taken; WAYS.len()];
 
-/// One measure over the rounds.
-fn pairs(taken: &[Vec<Turns>], pick: &dyn Fn(&[Turns]) -> (f64, f64)) -> Pairs {
-    let mut pairs = Pairs::default();
-    for round in taken {
-        let (ours, baseline) = pick(round);
-        pairs.push(ours, baseline);
-    }
-    pairs
-}
-
 fn measures(taken: &[Vec<Turns>]) -> Vec<Measure> {
     let mut all = Vec::new();
     let place = |name: &str| {
@@ -320,7 +310,8 @@ fn measures(taken: &[Vec<Turns>]) -> Vec<Measure> {
     };
     let (small, large) = (place("64m"), place("1g"));
     let mut add = |name: &str, unit, pick: &dyn Fn(&[Turns]) -> (f64, f64)| {
-        all.push(pairs(taken, pick).measure(name, unit));
+        let pairs: Pairs = taken.iter().map(|round| pick(round)).collect();
+        all.push(pairs.measure(name, unit));
     };
     // What there are goals for.
     add("foam.restore_1g_vs_plain", "s", &|round| {

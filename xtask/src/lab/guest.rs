@@ -271,6 +271,12 @@ impl Guest {
         .map(drop)
     }
 
+    /// Programs that start from now on have PIDs that a kernel which has just begun has given to nobody.
+    pub fn high_pids(&self) -> Result<()> {
+        let set = "echo 20000 > /proc/sys/kernel/ns_last_pid";
+        self.run(set).map(drop)
+    }
+
     /// Waits for the next kernel to say hello after `before` of them did.
     pub(super) fn wait_hello(&self, before: usize, limit: Duration) -> Result<Hello> {
         let deadline = Instant::now() + limit;

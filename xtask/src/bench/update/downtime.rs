@@ -29,11 +29,7 @@ pub fn run(lab: &Lab, rounds: usize) -> Result<Vec<Measure>> {
     })?;
     machine.guest.check()?;
     let measure = |name: &str, pick: &dyn Fn(&Round) -> (f64, f64)| {
-        let mut pairs = Pairs::default();
-        for round in &taken {
-            let (ours, baseline) = pick(round);
-            pairs.push(ours, baseline);
-        }
+        let pairs: Pairs = taken.iter().map(pick).collect();
         pairs.measure(name, "s")
     };
     Ok(vec![
@@ -54,7 +50,7 @@ pub fn run(lab: &Lab, rounds: usize) -> Result<Vec<Measure>> {
 
 /// A kexec that carries nothing. Then it is the network that answers: nobody is at that port.
 fn bare(machine: &Machine) -> Result<f64> {
-    machine.high_pids()?;
+    machine.guest.high_pids()?;
     criu::hold(&machine.guest, 4096, &format!("answer {PORT}"))?;
     let asker = Asker::by_datagrams(machine.guest.address()?, PORT, true)?;
     machine.kexec(|| asker.wait())?;
@@ -63,7 +59,7 @@ fn bare(machine: &Machine) -> Result<f64> {
 }
 
 fn update(machine: &Machine, kexec: f64) -> Result<Round> {
-    machine.high_pids()?;
+    machine.guest.high_pids()?;
     let pid = criu::hold(&machine.guest, HOLDS, &format!("answer {PORT}"))?;
     let asker = Asker::by_datagrams(machine.guest.address()?, PORT, false)?;
     asker.wait()?;

@@ -64,12 +64,6 @@ impl<'a> Machine<'a> {
         Ok(Machine { lab, guest, region })
     }
 
-    /// Programs that start from now on have PIDs that the next kernel has not given to anybody.
-    pub fn high_pids(&self) -> Result<()> {
-        let set = "echo 20000 > /proc/sys/kernel/ns_last_pid";
-        self.guest.run(set).map(drop)
-    }
-
     /// A kexec that carries nothing. `heard` is called when the next kernel is loaded.
     pub fn kexec(&self, heard: impl FnOnce() -> Result<()>) -> Result<()> {
         self.guest.run(format!(

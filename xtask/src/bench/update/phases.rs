@@ -50,7 +50,7 @@ pub fn run(lab: &Lab, rounds: usize) -> Result<Vec<Measure>> {
 }
 
 fn one(machine: &Machine, server: &Server, mib: u64) -> Result<Taken> {
-    machine.high_pids()?;
+    machine.guest.high_pids()?;
     let pid = servers::start(&machine.guest, server, mib)?;
     let question = format!("{}\r\n", server.request);
     let asker = Asker::by_connections(machine.guest.address()?, server.port, question);
@@ -67,7 +67,7 @@ fn one(machine: &Machine, server: &Server, mib: u64) -> Result<Taken> {
     })
 }
 
-/// Each part of the downtime.
+/// Each part of the downtime, and the drain behind it.
 fn measures(name: &str, taken: &[Taken]) -> Vec<Measure> {
     type Part = (&'static str, fn(&Taken) -> f64);
     let parts: [Part; 7] = [
@@ -80,10 +80,7 @@ fn measures(name: &str, taken: &[Taken]) -> Vec<Measure> {
         ("drain", |taken| taken.drain),
     ];
     let measure = |(part, pick): Part| {
-        let mut pairs = Pairs::default();
-        for one in taken {
-            pairs.push(pick(one), one.downtime);
-        }
+        let pairs: Pairs = taken.iter().map(|one| (pick(one), one.downtime)).collect();
         pairs.measure(format!("{name}_{part}_vs_downtime"), "s")
     };
     parts.into_iter().map(measure).collect()

@@ -85,7 +85,7 @@ pub fn run(lab: &Lab, rounds: usize) -> Result<Vec<Measure>> {
     };
     let (guest, _) = criu::prepare(lab, &setup)?;
     guest.network_up()?;
-    guest.run("echo 20000 > /proc/sys/kernel/ns_last_pid")?;
+    guest.high_pids()?;
     let mut measures = Vec::new();
     for server in &SERVERS {
         for (size, mib) in SIZES {
@@ -245,10 +245,8 @@ fn measures(name: &str, size: &str, taken: &[Turns]) -> Vec<Measure> {
     let mut all = Vec::new();
     let mut add =
         |what: &str, peer: &str, ours: fn(&Taken) -> f64, theirs: &dyn Fn(&Turns) -> f64| {
-            let mut pairs = Pairs::default();
-            for turns in taken {
-                pairs.push(ours(&turns[FOAM]), theirs(turns));
-            }
+            let pair = |turns: &Turns| (ours(&turns[FOAM]), theirs(turns));
+            let pairs: Pairs = taken.iter().map(pair).collect();
             all.push(pairs.measure(format!("{name}_{what}_{size}_vs_{peer}"), "s"));
         };
     for (peer, way) in [(DISK.0, ON_DISK), (EXT4DAX.0, EXT4), ("simple", SIMPLE)] {
