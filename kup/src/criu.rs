@@ -279,16 +279,22 @@ impl Guarded {
     }
 }
 
+/// The files that a process runs as long as it is CRIU: itself, or the loader that was told to run it.
+///
+/// # Errors
+/// CRIU is not installed.
+pub fn programs() -> Result<Vec<PathBuf>> {
+    let criu = find("criu")?;
+    let said = trace(&criu)?;
+    let loader = loaded(&said).map(|(loader, _)| PathBuf::from(loader));
+    Ok([criu].into_iter().chain(loader).collect())
+}
+
 /// CRIU in the namespaces of another process, but those of users and PIDs. Nothing there has to be executable for it, nor even visible, but /proc:
 /// it is run by way of the root directory of init, by the loader that the kernel would have used.
 fn inside(pid: u32) -> Result<Command> {
     let criu = find("criu")?;
-    // As ldd(1) does: the loader says what it would load, and from where.
-    let output = Command::new(&criu)
-        .env("LD_TRACE_LOADED_OBJECTS", "1")
-        .output()
-        .with_context(|| criu.display().to_string())?;
-    let said = String::from_utf8_lossy(&output.stdout);
+    let said = trace(&criu)?;
     let mut nsenter = Command::new("nsenter");
     nsenter.args(["--target", &pid.to_string()]);
     nsenter.args(["--mount", "--uts", "--ipc", "--net", "--cgroup", "--"]);
@@ -309,6 +315,15 @@ fn inside(pid: u32) -> Result<Command> {
     nsenter.args(["--library-path", &directories.join(":")]);
     nsenter.arg(outside(&criu)?);
     Ok(nsenter)
+}
+
+/// What the loader would load, and from where, as ldd(1) asks it.
+fn trace(program: &Path) -> Result<String> {
+    let output = Command::new(program)
+        .env("LD_TRACE_LOADED_OBJECTS", "1")
+        .output()
+        .with_context(|| program.display().to_string())?;
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
 /// The loader, and the libraries.

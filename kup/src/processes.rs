@@ -6,7 +6,8 @@ use anyhow::{bail, ensure, Context, Result};
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{self, BufRead, BufReader};
-use std::path::Path;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 
 /// Is there a process of this number?
 #[must_use]
@@ -19,6 +20,14 @@ pub fn exists(pid: u32) -> bool {
 pub fn lives(pid: u32) -> bool {
     let state = stat(pid).and_then(|stat| stat.first().cloned());
     state.is_some_and(|state| !matches!(state.as_str(), "Z" | "X"))
+}
+
+/// Does it run one of these programs, by whatever name?
+#[must_use]
+pub fn runs(pid: u32, programs: &[PathBuf]) -> bool {
+    let file = |path: &Path| fs::metadata(path).map(|file| (file.dev(), file.ino())).ok();
+    let exe = file(Path::new(&format!("/proc/{pid}/exe")));
+    exe.is_some() && programs.iter().any(|program| file(program) == exe)
 }
 
 /// Who has this number, a process or a thread of one.

@@ -134,6 +134,15 @@ const WITHOUT_CONNECTION: &[Case] = &[
                  [ $(cat /tmp/status) = 1 ] && ! nft list tables | grep CRIU",
     },
     Case {
+        name: "CRIU is killed in a restore",
+        script: "kup -q checkpoint x --pid $PID || exit 1; kup restore x 2>/tmp/said & KUP=$!; \
+                 until [ \"$CRIU\" ]; do for child in $(cat /proc/$KUP/task/*/children); do \
+                 read name < /proc/$child/comm; [ $name = criu ] && CRIU=$child; done; done; \
+                 until [ -e /proc/$PID ]; do :; done; kill -9 $CRIU; ! wait $KUP && \
+                 grep -q 'can be tried again' /tmp/said && ! [ -e /proc/$PID ] && \
+                 kup list --json | grep -q '\"ready\"' && kup -q restore --wait x && kup remove x",
+    },
+    Case {
         name: "kup and CRIU are killed when all stand still",
         script: "touch /tmp/hang; $UPDATE 2>/dev/null & \
                  until grep -q switching $BASE/update.json; do sleep 0.1; done; \

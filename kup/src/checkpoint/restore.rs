@@ -1,19 +1,26 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0 OR GPL-2.0
 //! A checkpoint is restored: once, because what the processes do afterwards cannot be taken back.
 
-use super::manifest::{verify, Left, Manifest, Memory, State};
+use super::manifest::{verify, Left, Manifest, Memory, Process, State};
 use super::{make, Checkpoint};
-use crate::criu::{seen, Criu, Worker};
+use crate::criu::{self, seen, Criu, Worker};
 use crate::foam::restore::Listener;
 use crate::images::Images;
 use crate::system::Uninterrupted;
 use crate::{overcommit, prepare, processes, system};
 use anyhow::{bail, ensure, Context, Result};
+use nix::sys::signal::{kill, Signal};
+use nix::unistd::Pid;
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{BufRead, BufReader};
 use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::time::{Duration, Instant};
+
+/// How long a process that was killed may take to be gone.
+const GONE: Duration = Duration::from_secs(10);
 
 /// How a restore went.
 #[derive(Clone, Debug, PartialEq, serde::Serialize)]
@@ -68,12 +75,7 @@ pub fn restore(at: &Checkpoint, within: Option<u32>, say: &dyn Fn(&str)) -> Resu
             // Now the drain may say how it ended.
             drop(drain);
         }
-        Err(e)
-            if manifest
-                .processes
-                .iter()
-                .any(|one| processes::lives(one.pid)) =>
-        {
+        Err(e) if !left(&manifest).is_empty() => {
             return Err(e.context(format!(
                 "CRIU failed, but left processes of {0} (`kup show {0}` names them). If they run, it ended too \
                  soon to say so; if they do not, kill them, and `kup restore --again {0}`",
@@ -165,18 +167,15 @@ fn run(
     drain: Option<Drain<'_>>,
 ) -> Result<Option<ChildStdin>> {
     let Some(drain) = drain else {
-        begin(at, criu)?;
+        begin(at, criu).map_err(|e| end_half_made(manifest, e))?;
         return Ok(None);
     };
     let (mut drain, stdin) = drain.ready()?;
     if let Err(e) = begin(at, criu) {
         drop(stdin);
+        let e = end_half_made(manifest, e);
         // If some are there they may need it.
-        if !manifest
-            .processes
-            .iter()
-            .any(|one| processes::lives(one.pid))
-        {
+        if left(manifest).is_empty() {
             abandon(at, &mut drain);
         }
         return Err(e);
@@ -191,6 +190,50 @@ fn begin(at: &Checkpoint, criu: Worker) -> Result<()> {
         false => None,
     };
     criu.restore().finish()
+}
+
+/// Processes of the checkpoint that are there.
+fn left(manifest: &Manifest) -> Vec<u32> {
+    let pids = manifest.processes.iter().map(|one| one.pid);
+    pids.filter(|pid| processes::lives(*pid)).collect()
+}
+
+/// Ends what a CRIU that was killed has left of a restore, so that it can be tried again. Returns what there is to say.
+///
+/// As long as a process runs CRIU's own program it has not taken a step of its own. Before the last steps CRIU gives
+/// each its own program, but from then on nobody can tell whether it was just let go, and what it has done since.
+fn end_half_made(manifest: &Manifest, error: anyhow::Error) -> anyhow::Error {
+    let half_made = left(manifest);
+    if half_made.is_empty() || !criu::was_killed(&error) {
+        return error;
+    }
+    let Ok(programs) = criu::programs() else {
+        return error;
+    };
+    let is_criu = |pid: &u32| processes::runs(*pid, &programs);
+    // What runs CRIU's program of its own cannot be told apart.
+    let of_its_own = |one: &Process| {
+        let program = Path::new(one.command.split(' ').next().unwrap_or_default());
+        programs
+            .iter()
+            .any(|criu| criu.file_name() == program.file_name())
+    };
+    if !half_made.iter().all(is_criu) || manifest.processes.iter().any(of_its_own) {
+        return error;
+    }
+    // Those that CRIU itself makes for a while too.
+    let trees = half_made.iter().flat_map(|root| processes::pids(*root));
+    let all: BTreeSet<u32> = trees.flatten().filter(is_criu).collect();
+    for pid in &all {
+        let _ = kill(Pid::from_raw(*pid as i32), Signal::SIGKILL);
+    }
+    let deadline = Instant::now() + GONE;
+    while all.iter().any(|pid| processes::exists(*pid)) && Instant::now() < deadline {
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    error.context(
+        "CRIU was killed; what it had begun to restore was ended, and it can be tried again",
+    )
 }
 
 /// Ends the drain of a restore that failed, of whose processes none is left. It ends when it loses its connection, if
