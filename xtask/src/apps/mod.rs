@@ -8,6 +8,7 @@ pub mod crowd;
 pub mod load;
 pub mod memcached;
 pub mod redis;
+pub mod toucher;
 
 use crate::lab::hex;
 use anyhow::{ensure, Context, Result};
