@@ -13,7 +13,7 @@ use super::criu::{self, Setup, EXT4DAX, OURS};
 use super::{others, Measure, Pairs, Settings};
 use crate::host;
 use crate::lab::{Guest, Lab};
-use anyhow::{ensure, Context, Result};
+use anyhow::{bail, ensure, Context, Result};
 use std::fs;
 use std::time::{Duration, Instant};
 
@@ -221,7 +221,7 @@ fn one(guest: &Guest, way: Way, pid: &str) -> Result<Taken> {
     }
     // This was written while it stood still.
     let dumped = guest.run(format!("/init mtime {images}/core-{pid}.img"))?;
-    let mut gaps = self::gaps(guest, dumped.trim().parse()?)?;
+    let mut gaps = self::gaps(guest, pid, dumped.trim().parse()?)?;
     let length = |gap: (f64, f64)| gap.1 - gap.0;
     taken.stop = gaps.pop().map_or(0.0, length);
     taken.round = gaps.into_iter().map(length).fold(0.0, f64::max);
@@ -236,7 +236,7 @@ fn one(guest: &Guest, way: Way, pid: &str) -> Result<Taken> {
             ),
         )?,
     };
-    let gap = self::gaps(guest, begun)?.pop();
+    let gap = self::gaps(guest, pid, begun)?.pop();
     taken.restore = gap.map_or(0.0, |gap| gap.1 - begun);
     taken.whole = restore;
     let held = criu::resident(guest, pid)?;
@@ -272,7 +272,7 @@ fn begun(guest: &Guest, command: &str) -> Result<(f64, f64)> {
 }
 
 /// When the process did not run, up to the gap that holds a moment, which is the last.
-fn gaps(guest: &Guest, moment: f64) -> Result<Vec<(f64, f64)>> {
+fn gaps(guest: &Guest, pid: &str, moment: f64) -> Result<Vec<(f64, f64)>> {
     let gap = |line: &str| -> Result<(f64, f64)> {
         let (from, to) = line.split_once(' ').context("no gap")?;
         Ok((from.parse()?, to.parse()?))
@@ -286,10 +286,10 @@ fn gaps(guest: &Guest, moment: f64) -> Result<Vec<(f64, f64)>> {
             gaps.truncate(at + 1);
             return Ok(gaps);
         }
-        ensure!(
-            Instant::now() < deadline,
-            "it did not stand still at {moment}: {gaps:?}"
-        );
+        if Instant::now() > deadline {
+            let state = guest.run(format!("grep State: /proc/{pid}/status || true"))?;
+            bail!("it did not stand still at {moment}: {gaps:?} {state}");
+        }
     }
 }
 
