@@ -2,6 +2,7 @@
 //! A client that writes to one value of a server after the other, so many each second, and reads no answers.
 
 use anyhow::{anyhow, Result};
+use nix::sys::socket::{setsockopt, sockopt};
 use std::io::Write;
 use std::net::TcpStream;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -16,7 +17,6 @@ const BEHIND: Duration = Duration::from_millis(200);
 pub struct Toucher {
     stop: Arc<AtomicBool>,
     sent: Arc<AtomicU64>,
-    port: u16,
     thread: JoinHandle<Result<()>>,
 }
 
@@ -28,7 +28,12 @@ impl Toucher {
         each_second: f64,
         request: fn(&mut Vec<u8>, usize),
     ) -> Result<Toucher> {
-        let port = stream.local_addr()?.port();
+        // So that nothing is left of the connection in the end, at either side, however much is under way.
+        let at_once = libc::linger {
+            l_onoff: 1,
+            l_linger: 0,
+        };
+        setsockopt(&stream, sockopt::Linger, &at_once)?;
         let (stop, sent) = (
             Arc::new(AtomicBool::new(false)),
             Arc::new(AtomicU64::new(0)),
@@ -43,12 +48,7 @@ impl Toucher {
                     .for_each(|n| request(requests, n));
             })
         });
-        Ok(Toucher {
-            stop,
-            sent,
-            port,
-            thread,
-        })
+        Ok(Toucher { stop, sent, thread })
     }
 
     /// Values that were written to up to now.
@@ -56,12 +56,11 @@ impl Toucher {
         self.sent.load(Ordering::Relaxed)
     }
 
-    /// Closes the connection. Returns its port at this end.
-    pub fn finish(self) -> Result<u16> {
+    /// Resets the connection.
+    pub fn finish(self) -> Result<()> {
         self.stop.store(true, Ordering::Release);
         let ended = self.thread.join();
-        ended.map_err(|_| anyhow!("who writes to the server panicked"))??;
-        Ok(self.port)
+        ended.map_err(|_| anyhow!("who writes to the server panicked"))?
     }
 }
 

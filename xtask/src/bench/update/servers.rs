@@ -216,14 +216,13 @@ impl Subject<'_> {
                 &format!("checkpoint {name} --leave-running --pid {}", self.pid),
             )?)?,
         };
-        let port = writer.map(Toucher::finish).transpose()?;
+        writer.map_or(Ok(()), Toucher::finish)?;
         self.kill()?;
-        if let Some(port) = port {
-            // The restored connection has the numbers of this one, which may have something to send still.
-            guest.run(format!(
-                "while grep -qi ':{port:04x} ' /proc/net/tcp; do sleep 0.02; done"
-            ))?;
-        }
+        // The restored connection has the numbers of the one that was there, as long as the kernel has it.
+        let port = self.server.port;
+        guest.run(format!(
+            "while grep -qi ':{port:04x} ' /proc/net/tcp; do sleep 0.02; done"
+        ))?;
         let mut sync = 0.0;
         if images.starts_with(DISK.1) {
             sync = guest.command("sync").timeout(180).succeed()?.seconds();
@@ -232,10 +231,15 @@ impl Subject<'_> {
         }
         let (restore, whole) = match way {
             Way::Foam => self.restored(&format!("kup -q restore --wait {name}"))?,
-            _ => self.restored(&format!(
-                "criu restore -d --images-dir {images} -o restore.log --manage-cgroups=ignore {}",
-                self.connections()
-            ))?,
+            _ => self
+                .restored(&format!(
+                    "criu restore -d --images-dir {images} -o restore.log --manage-cgroups=ignore {}",
+                    self.connections()
+                ))
+                .with_context(|| {
+                    let log = guest.run(format!("grep Error {images}/restore.log || true"));
+                    log.unwrap_or_default()
+                })?,
         };
         match way {
             Way::Foam => guest.run(format!("kup -q remove {name}"))?,
