@@ -9,7 +9,10 @@ const ABOUT: &str = "\
 A first update, on a machine with memmap=4G$0x100000000 on its kernel's command line:
 
     mkfs.rpramfs -L state 0x100000000+4G     once
+    mkdir -p /mnt/state                      once
     mount -t rpramfs label=state /mnt/state  at every boot
+    kup hold                                 at every boot, before the applications start: they get PIDs
+                                             that the next kernel's own processes do not use
     kup check                                what is missing, and what to do about it
     kup update --kernel /boot/vmlinuz-NEW --initrd /boot/initrd.img-NEW --pid PID
 
@@ -19,13 +22,17 @@ and in the new kernel, as early as possible:
     kup hold                                 before the network is up
     kup resume                               when it is
 
-With systemd, the mount in /etc/fstab and `systemctl enable kup-hold kup-resume` do this; give services
-by --unit instead of --pid, and they come back as those services.
+With systemd, the mount in /etc/fstab, kup-hold.service and kup-resume.service (from kup/systemd/ of the
+sources) in /etc/systemd/system, and `systemctl enable kup-hold kup-resume` do this; give services by
+--unit instead of --pid, and they come back as those services.
 
 The applications stand still from the end of the copying to the end of the resume; their memory comes
-on demand behind that. Whatever fails before the new kernel starts, they go on where they stood.
-Whatever fails behind it, the checkpoint stays, and `kup resume` can be tried again there or in the old
-kernel.
+on demand behind that. Whatever fails before the new kernel starts, short of a panic, they go on where
+they stood. Whatever fails behind it, the checkpoint stays, and `kup resume` can be tried again there or
+in the old kernel. What is not named ends when the kernel is switched, as by a reset: no service is
+stopped and no filesystem unmounted.
+
+Needs, under both kernels: criu (3.19 or later, 4.2 for Linux 7), kexec-tools, nftables 1.0, util-linux.
 
 Exit status: 0 done, 1 failed (it says what, and what runs), 2 wrong usage.";
 
@@ -93,7 +100,8 @@ pub enum Command {
     /// In the next kernel, first of all: have CRIU find out what that kernel can do
     #[command(
         long_about = "CRIU's first run under a kernel tries what that can do, which takes several times as long as a \
-restore. Run early at boot, in the background, this has it done before anybody waits. `hold` does it too."
+restore. Run early at boot, in the background, this has it done before anybody waits. `hold` does it too, where there is \
+a loopback interface already (`ip link set lo up`)."
     )]
     Prepare,
     /// Wait in the place of a service until it is restored; started by systemd
@@ -143,7 +151,7 @@ pub struct Checkpoint {
     #[arg(long, group = "what")]
     pub cgroup: Option<String>,
 
-    /// This service of systemd. Once it is checkpointed, to start it is to restore it
+    /// This service of systemd. Once it is checkpointed, to start it is to restore it, until the next boot
     #[arg(long, group = "what", value_name = "SERVICE")]
     pub unit: Option<String>,
 
@@ -209,15 +217,16 @@ pub struct Update {
     #[arg(long, value_name = "TEXT")]
     pub append: Option<String>,
 
-    /// A process and its descendants, with a name ([NAME=]PID); in the order in which they are restored
+    /// A process and its descendants, with a name for its checkpoint (otherwise pid-PID). Not for what systemd starts.
+    /// This and the next two may be given several times; it is the order in which they are restored
     #[arg(long, value_name = "[NAME=]PID")]
     pub pid: Vec<String>,
 
-    /// The processes of a control group ([NAME=]GROUP), behind those of --pid
+    /// The processes of a control group (NAME: otherwise the last part of GROUP), behind those of --pid
     #[arg(long, value_name = "[NAME=]GROUP")]
     pub cgroup: Vec<String>,
 
-    /// A service of systemd ([NAME=]SERVICE), behind those of --cgroup
+    /// A service of systemd (NAME: otherwise its full name, such as nginx.service), behind those of --cgroup
     #[arg(long, value_name = "[NAME=]SERVICE")]
     pub unit: Vec<String>,
 

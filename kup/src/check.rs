@@ -221,11 +221,11 @@ fn pids() -> Finding {
              (sysctl kernel.pid_max=4194304)",
         );
     }
-    if last < 10_000 {
+    if last < processes::LOW {
         return warning(
             found,
-            "applications keep their PIDs, which the next kernel's own threads must not have: start them \
-             with higher ones (echo 100000 > /proc/sys/kernel/ns_last_pid, early at boot)",
+            "applications keep their PIDs, which the next kernel's own threads must not have: run `kup hold`, now and \
+             early at every boot, and start them behind it",
         );
     }
     Ok(found)
@@ -244,7 +244,8 @@ fn at_boot() -> Finding {
     }
     warning(
         "kup-hold and kup-resume are not enabled",
-        "in the next kernel you resume by hand: `systemctl enable kup-hold kup-resume` has it done at boot",
+        "in the next kernel you resume by hand: kup-hold.service and kup-resume.service (kup/systemd/ of the sources) in \
+         /etc/systemd/system and `systemctl enable kup-hold kup-resume` have it done at boot",
     )
 }
 
@@ -272,22 +273,21 @@ fn next_kernel(image: &Path) -> Finding {
     }
     warning(
         format!("{release}, without the module in {}", modules.display()),
-        "FUSE will serve the region there, if its initramfs or root has it; `dkms autoinstall -k RELEASE` builds \
-         the module, if that is how you have it",
+        "FUSE will serve the region there, if its initramfs or root has it; otherwise build the module for it \
+         (kmod/README.md)",
     )
 }
 
 /// Can it be carried along?
 fn service(name: &str) -> Finding {
-    let unit = match unit::find(name) {
-        Ok(unit) => unit,
-        Err(e) => {
-            return missing(
+    let unit =
+        match unit::find(name) {
+            Ok(unit) => unit,
+            Err(e) => return missing(
                 format!("{e:#}"),
-                "start it, or carry its processes by --pid",
-            )
-        }
-    };
+                "mend that first: by --pid it would be carried, but started anew beside it at boot",
+            ),
+        };
     if namespaces::own_users(unit.main_pid) {
         return missing(
             format!("{} has users of its own", unit.id),
@@ -299,6 +299,12 @@ fn service(name: &str) -> Finding {
     }
     let found = format!("{}, main process {}", unit.id, unit.main_pid);
     let pids = processes::pids(unit.main_pid).unwrap_or_default();
+    if pids.iter().any(|pid| *pid < processes::LOW) {
+        return warning(
+            format!("{found}; under the next kernel somebody else may have its PIDs"),
+            "restart it, behind `kup hold`: then it gets higher ones",
+        );
+    }
     let links = links::with_others(&pids).unwrap_or_default();
     if links.is_empty() {
         return Ok(found);

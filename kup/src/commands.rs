@@ -338,7 +338,7 @@ fn remove(checkpoints: &Checkpoints, asked: &args::Remove) -> Result<()> {
         .manifest()
         .map(|manifest| (manifest.state, manifest.boot_id))
     {
-        Ok((State::Draining, _)) if at.drains()? => bail!(
+        Ok((State::Draining | State::Restoring, _)) if at.drains()? => bail!(
             "processes of {} still get memory from it; wait until `kup list` calls it restored",
             asked.name
         ),

@@ -30,6 +30,7 @@ pub const ALWAYS: [&str; 5] = [
 /// One run.
 pub struct Criu {
     command: Command,
+    program: PathBuf,
     what: &'static str,
     /// As it sees them.
     images: PathBuf,
@@ -53,8 +54,8 @@ impl Criu {
         if let Some(dir) = log.parent() {
             make(dir)?;
         }
-        let mut command = match within {
-            None => Command::new("criu"),
+        let (mut command, program) = match within {
+            None => (Command::new("criu"), find("criu").unwrap_or_default()),
             Some(pid) => inside(pid)?,
         };
         let images = seen(images, within);
@@ -67,6 +68,7 @@ impl Criu {
         command.stdin(Stdio::null());
         Ok(Criu {
             command,
+            program,
             what,
             images,
             log: log.to_owned(),
@@ -137,6 +139,7 @@ impl Criu {
             ..rpc::CriuOpts::default()
         };
         Ok(Worker {
+            program: self.program.clone(),
             running: self.spawn()?,
             options,
             socket,
@@ -178,12 +181,19 @@ fn verbosity(level: i32, option: &str) -> i32 {
 
 /// A run that is ready to begin. Dropped, it ends.
 pub struct Worker {
+    program: PathBuf,
     running: Running,
     options: rpc::CriuOpts,
     socket: OwnedFd,
 }
 
 impl Worker {
+    /// The file that a process runs as long as it is CRIU: itself, or the loader that was told to run it.
+    #[must_use]
+    pub fn program(&self) -> PathBuf {
+        self.program.clone()
+    }
+
     /// Restores.
     #[must_use]
     pub fn restore(self) -> Running {
@@ -279,29 +289,24 @@ impl Guarded {
     }
 }
 
-/// The files that a process runs as long as it is CRIU: itself, or the loader that was told to run it.
-///
-/// # Errors
-/// CRIU is not installed.
-pub fn programs() -> Result<Vec<PathBuf>> {
-    let criu = find("criu")?;
-    let said = trace(&criu)?;
-    let loader = loaded(&said).map(|(loader, _)| PathBuf::from(loader));
-    Ok([criu].into_iter().chain(loader).collect())
-}
-
 /// CRIU in the namespaces of another process, but those of users and PIDs. Nothing there has to be executable for it, nor even visible, but /proc:
-/// it is run by way of the root directory of init, by the loader that the kernel would have used.
-fn inside(pid: u32) -> Result<Command> {
+/// it is run by way of the root directory of init, by the loader that the kernel would have used. Returns what the
+/// process runs then, too.
+fn inside(pid: u32) -> Result<(Command, PathBuf)> {
     let criu = find("criu")?;
-    let said = trace(&criu)?;
+    // As ldd(1) does: the loader says what it would load, and from where.
+    let output = Command::new(&criu)
+        .env("LD_TRACE_LOADED_OBJECTS", "1")
+        .output()
+        .with_context(|| criu.display().to_string())?;
+    let said = String::from_utf8_lossy(&output.stdout);
     let mut nsenter = Command::new("nsenter");
     nsenter.args(["--target", &pid.to_string()]);
     nsenter.args(["--mount", "--uts", "--ipc", "--net", "--cgroup", "--"]);
     let Some((loader, libraries)) = loaded(&said) else {
         // It needs none.
         nsenter.arg(outside(&criu)?);
-        return Ok(nsenter);
+        return Ok((nsenter, criu));
     };
     let mut directories: Vec<String> = Vec::new();
     for library in libraries {
@@ -314,16 +319,7 @@ fn inside(pid: u32) -> Result<Command> {
     nsenter.arg(outside(Path::new(loader))?);
     nsenter.args(["--library-path", &directories.join(":")]);
     nsenter.arg(outside(&criu)?);
-    Ok(nsenter)
-}
-
-/// What the loader would load, and from where, as ldd(1) asks it.
-fn trace(program: &Path) -> Result<String> {
-    let output = Command::new(program)
-        .env("LD_TRACE_LOADED_OBJECTS", "1")
-        .output()
-        .with_context(|| program.display().to_string())?;
-    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    Ok((nsenter, PathBuf::from(loader)))
 }
 
 /// The loader, and the libraries.

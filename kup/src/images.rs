@@ -100,6 +100,27 @@ impl Images {
         Ok(all.into_iter().flat_map(ids).collect())
     }
 
+    /// The programs that the processes run, by their paths.
+    ///
+    /// # Errors
+    /// An image cannot be read or is something else.
+    pub fn executables(&self) -> Result<Vec<PathBuf>> {
+        let files: Vec<pb::FileEntry> = self.read("files.img", magic::FILES)?;
+        let mut paths = Vec::new();
+        for process in self.processes()? {
+            let name = format!("mm-{}.img", process.pid);
+            if !self.path(&name).exists() {
+                // A zombie.
+                continue;
+            }
+            let mm: pb::MmEntry = self.read_one(&name, magic::MM)?;
+            let file = files.iter().find(|file| file.id == mm.exe_file_id);
+            let file = file.and_then(|file| file.reg.as_ref());
+            paths.push(PathBuf::from(&file.context("no program")?.name));
+        }
+        Ok(paths)
+    }
+
     /// A pagemap: which pages there are, and the number of the image with their bytes.
     ///
     /// # Errors

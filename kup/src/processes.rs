@@ -7,7 +7,10 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io::{self, BufRead, BufReader};
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
+
+/// Numbers below this may be taken under the next kernel, by its own threads and the first daemons.
+pub const LOW: u32 = 10_000;
 
 /// Is there a process of this number?
 #[must_use]
@@ -22,12 +25,12 @@ pub fn lives(pid: u32) -> bool {
     state.is_some_and(|state| !matches!(state.as_str(), "Z" | "X"))
 }
 
-/// Does it run one of these programs, by whatever name?
+/// Does it run this program, by whatever name?
 #[must_use]
-pub fn runs(pid: u32, programs: &[PathBuf]) -> bool {
+pub fn runs(pid: u32, program: &Path) -> bool {
     let file = |path: &Path| fs::metadata(path).map(|file| (file.dev(), file.ino())).ok();
     let exe = file(Path::new(&format!("/proc/{pid}/exe")));
-    exe.is_some() && programs.iter().any(|program| file(program) == exe)
+    exe.is_some() && file(program) == exe
 }
 
 /// Who has this number, a process or a thread of one.

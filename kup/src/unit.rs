@@ -60,7 +60,7 @@ pub fn find(name: &str) -> Result<Unit> {
     let main_pid: u32 = get("MainPID").parse().unwrap_or(0);
     ensure!(
         main_pid != 0,
-        "systemd knows no main process of {id}: give its processes by --pid"
+        "systemd knows no main process of {id}: it cannot be restored as this service"
     );
     let root = processes::root_of_cgroup(get("ControlGroup"))?;
     ensure!(

@@ -329,6 +329,13 @@ fn switch(
         all.extend(processes::tree(member.root_pid)?);
     }
     checkpoint::room(dir, "all of them together", &all)?;
+    if let Some(low) = all.iter().find(|process| process.pid < processes::LOW) {
+        say(&format!(
+            "process {} ({}) has a PID that somebody else may have under the next kernel; then it cannot be restored \
+             there. Start it behind `kup hold` before the next update",
+            low.pid, low.command
+        ));
+    }
     let mut taking = Vec::new();
     for member in &wish.members {
         let at = checkpoints.at(&member.name)?;
@@ -565,8 +572,9 @@ pub fn resume(checkpoints: &Checkpoints, given: Option<&Path>, say: &dyn Fn(&str
         let why = failed.join("\n");
         update.say(dir, Step::Failed, &why)?;
         bail!(
-            "{why}\nThe checkpoints of these are still there. `kup resume` tries them again{}. Packets to the \
-             applications are held back until then (`kup release` lets them through)",
+            "{why}\nThe checkpoints of these are still there. `kup resume` tries them again{} (behind `kup restore --again` \
+             of one whose restore was cut off). Packets to the applications are held back until then (`kup release` lets \
+             them through)",
             if failed.len() == update.members.len() {
                 let old = update.events.first().map_or("?", |event| &event.kernel);
                 format!(", and so it does under the old kernel ({old}), booted with the same memmap=")

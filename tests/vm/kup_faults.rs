@@ -139,8 +139,9 @@ const WITHOUT_CONNECTION: &[Case] = &[
                  until [ \"$CRIU\" ]; do for child in $(cat /proc/$KUP/task/*/children); do \
                  read name < /proc/$child/comm; [ $name = criu ] && CRIU=$child; done; done; \
                  until [ -e /proc/$PID ]; do :; done; kill -9 $CRIU; ! wait $KUP && \
-                 grep -q 'can be tried again' /tmp/said && ! [ -e /proc/$PID ] && \
-                 kup list --json | grep -q '\"ready\"' && kup -q restore --wait x && kup remove x",
+                 if grep -q 'can be tried again' /tmp/said; then AGAIN=; ! [ -e /proc/$PID ] && \
+                 kup list --json | grep -q '\"ready\"'; else AGAIN=--again; kill -9 $PID && \
+                 grep -q 'kill them' /tmp/said; fi && kup -q restore $AGAIN --wait x && kup remove x",
     },
     Case {
         name: "kup and CRIU are killed when all stand still",

@@ -67,6 +67,12 @@ const STEPS: &[Step] = &[
     step("vm:update_7_2_to_7_3", Full, || {
         vm::scenario("update_7_2_to_7_3")
     }),
+    step("vm:kup_memory", Full, || vm::scenario("kup_memory")),
+    step("vm:kup_panic", Full, || vm::scenario("kup_panic")),
+    step("vm:kup_initramfs", Full, || vm::scenario("kup_initramfs")),
+    step("vm:kup_workloads", Full, || vm::scenario("kup_workloads")),
+    step("vm:systemd", Full, || vm::scenario("systemd_and_root_disk")),
+    step("vm:module_debug", Full, || vm::scenario("module_debug")),
 ];
 
 /// When a step is run without being named.

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0 OR GPL-2.0
 //! A checkpoint is restored: once, because what the processes do afterwards cannot be taken back.
 
-use super::manifest::{verify, Left, Manifest, Memory, Process, State};
+use super::manifest::{verify, Left, Manifest, Memory, State};
 use super::{make, Checkpoint};
 use crate::criu::{self, seen, Criu, Worker};
 use crate::foam::restore::Listener;
@@ -11,11 +11,10 @@ use crate::{overcommit, prepare, processes, system};
 use anyhow::{bail, ensure, Context, Result};
 use nix::sys::signal::{kill, Signal};
 use nix::unistd::Pid;
-use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{BufRead, BufReader};
 use std::os::unix::process::CommandExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -55,8 +54,8 @@ pub fn restore(at: &Checkpoint, within: Option<u32>, say: &dyn Fn(&str)) -> Resu
     for id in Images::new(&at.images()).thread_ids()? {
         if let Some(other) = processes::who(id) {
             bail!(
-                "number {id} is taken by {other}, and {} needs it for a process or thread of its own: start its \
-                 processes with numbers that a new system does not use (`kup check` tells how)",
+                "number {id} is taken by {other}, and {} needs it for a process or thread of its own: end that one, or \
+                 restore where it does not run; and start its processes behind `kup hold` before the next update",
                 at.name
             );
         }
@@ -166,14 +165,15 @@ fn run(
     criu: Worker,
     drain: Option<Drain<'_>>,
 ) -> Result<Option<ChildStdin>> {
+    let program = criu.program();
     let Some(drain) = drain else {
-        begin(at, criu).map_err(|e| end_half_made(manifest, e))?;
+        begin(at, criu).map_err(|e| clear_away(at, manifest, &program, e))?;
         return Ok(None);
     };
     let (mut drain, stdin) = drain.ready()?;
     if let Err(e) = begin(at, criu) {
         drop(stdin);
-        let e = end_half_made(manifest, e);
+        let e = clear_away(at, manifest, &program, e);
         // If some are there they may need it.
         if left(manifest).is_empty() {
             abandon(at, &mut drain);
@@ -194,46 +194,57 @@ fn begin(at: &Checkpoint, criu: Worker) -> Result<()> {
 
 /// Processes of the checkpoint that are there.
 fn left(manifest: &Manifest) -> Vec<u32> {
-    let pids = manifest.processes.iter().map(|one| one.pid);
-    pids.filter(|pid| processes::lives(*pid)).collect()
+    which(manifest, processes::lives)
 }
 
-/// Ends what a CRIU that was killed has left of a restore, so that it can be tried again. Returns what there is to say.
+fn which(manifest: &Manifest, is: fn(u32) -> bool) -> Vec<u32> {
+    let pids = manifest.processes.iter().map(|one| one.pid);
+    pids.filter(|pid| is(*pid)).collect()
+}
+
+/// Waits until nothing is there of a restore that failed, and sees to it if CRIU was killed, so that it can be tried
+/// again. Returns what there is to say.
 ///
-/// As long as a process runs CRIU's own program it has not taken a step of its own. Before the last steps CRIU gives
-/// each its own program, but from then on nobody can tell whether it was just let go, and what it has done since.
-fn end_half_made(manifest: &Manifest, error: anyhow::Error) -> anyhow::Error {
-    let half_made = left(manifest);
-    if half_made.is_empty() || !criu::was_killed(&error) {
-        return error;
-    }
-    let Ok(programs) = criu::programs() else {
-        return error;
+/// As long as one process runs CRIU's own program none of them has taken a step of its own: CRIU's processes wait for each
+/// other behind that. Later nobody can tell whether they were just let go, and what they have done since.
+fn clear_away(
+    at: &Checkpoint,
+    manifest: &Manifest,
+    program: &Path,
+    error: anyhow::Error,
+) -> anyhow::Error {
+    let was_killed = criu::was_killed(&error);
+    let mut there = left(manifest);
+    let half_made = there.iter().any(|pid| processes::runs(*pid, program));
+    // If it is the program of one of them, it tells nothing.
+    let of_its_own = |paths: Vec<PathBuf>| {
+        let mut names = paths.iter().map(|path| path.file_name());
+        names.any(|name| name == program.file_name())
     };
-    let is_criu = |pid: &u32| processes::runs(*pid, &programs);
-    // What runs CRIU's program of its own cannot be told apart.
-    let of_its_own = |one: &Process| {
-        let program = Path::new(one.command.split(' ').next().unwrap_or_default());
-        programs
-            .iter()
-            .any(|criu| criu.file_name() == program.file_name())
-    };
-    if !half_made.iter().all(is_criu) || manifest.processes.iter().any(of_its_own) {
+    let executables = Images::new(&at.images()).executables();
+    if was_killed && (!half_made || executables.map_or(true, of_its_own)) {
         return error;
     }
-    // Those that CRIU itself makes for a while too.
-    let trees = half_made.iter().flat_map(|root| processes::pids(*root));
-    let all: BTreeSet<u32> = trees.flatten().filter(is_criu).collect();
-    for pid in &all {
-        let _ = kill(Pid::from_raw(*pid as i32), Signal::SIGKILL);
-    }
+    let found = !there.is_empty();
     let deadline = Instant::now() + GONE;
-    while all.iter().any(|pid| processes::exists(*pid)) && Instant::now() < deadline {
+    while !there.is_empty() && Instant::now() < deadline {
+        if was_killed {
+            // Those that CRIU itself makes for a while too. They may go on making others meanwhile.
+            let trees = there.iter().flat_map(|root| processes::pids(*root));
+            for pid in trees.flatten() {
+                let _ = kill(Pid::from_raw(pid as i32), Signal::SIGKILL);
+            }
+        }
+        // CRIU itself does not wait for those that it has killed.
         std::thread::sleep(Duration::from_millis(10));
+        there = which(manifest, processes::exists);
     }
-    error.context(
-        "CRIU was killed; what it had begun to restore was ended, and it can be tried again",
-    )
+    match was_killed && found && there.is_empty() {
+        true => error.context(
+            "CRIU was killed; what it had begun to restore was ended, and it can be tried again",
+        ),
+        false => error,
+    }
 }
 
 /// Ends the drain of a restore that failed, of whose processes none is left. It ends when it loses its connection, if
