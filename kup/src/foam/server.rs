@@ -6,7 +6,7 @@
 
 use super::protocol::{flag, Request, HEADER};
 use super::store::{self, Store};
-use super::{sums, Owner, Ranges};
+use super::{sums, Owner, Ranges, PAGE};
 use anyhow::{bail, ensure, Context, Result};
 use nix::errno::Errno;
 use nix::fcntl::{fcntl, splice, FcntlArg, SpliceFFlags};
@@ -20,7 +20,7 @@ use std::io;
 use std::ops::Range;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::mpsc::{sync_channel, Receiver, SyncSender};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -28,8 +28,12 @@ use std::time::{Duration, Instant};
 const PIPE: usize = 1 << 20;
 /// Bytes that CRIU may be ahead of us.
 const SOCKET: usize = 8 << 20;
-/// Ranges that wait for their sums.
+/// Bytes whose sums are made while the next come: CRIU may send 100 MiB as one range.
+const SUMMED: u64 = 2 << 20;
+/// Pieces that wait for their sums.
 const WAITING: usize = 1024;
+/// Who makes sums is never far behind with so many.
+const MOST_THREADS: usize = 4;
 /// How often somebody hears how far it is.
 const TELL: Duration = Duration::from_secs(2);
 /// Bytes a file needs to have room for any address of a process.
@@ -84,40 +88,50 @@ pub fn serve(
 
 /// Pages that want sums.
 struct Job {
-    file: Arc<Files>,
+    files: Arc<Files>,
     range: Range<u64>,
 }
 
-/// The thread that makes sums, while pages come.
+/// The threads that make sums, while pages come.
 struct Sums {
     jobs: SyncSender<Job>,
-    thread: JoinHandle<io::Result<()>>,
+    threads: Vec<JoinHandle<io::Result<()>>>,
 }
 
 impl Sums {
     fn start() -> Sums {
         let (jobs, taken) = sync_channel(WAITING);
-        let thread = thread::spawn(move || make_sums(&taken));
-        Sums { jobs, thread }
+        let taken = Arc::new(Mutex::new(taken));
+        let count = thread::available_parallelism().map_or(1, usize::from);
+        let one = |_| {
+            let taken = taken.clone();
+            thread::spawn(move || make_sums(&taken))
+        };
+        Sums {
+            jobs,
+            threads: (0..count.min(MOST_THREADS)).map(one).collect(),
+        }
     }
 
     /// Waits until all are made.
     fn finish(self) -> io::Result<()> {
         drop(self.jobs);
-        match self.thread.join() {
-            Ok(result) => result,
-            Err(panic) => std::panic::resume_unwind(panic),
-        }
+        let mut ended = self.threads.into_iter().map(JoinHandle::join);
+        ended.try_for_each(|result| result.unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
     }
 }
 
-fn make_sums(jobs: &Receiver<Job>) -> io::Result<()> {
-    while let Ok(Job { file, range }) = jobs.recv() {
-        if let Some(sums) = &file.sums {
-            sums::make(&file.memory, sums, range)?;
+fn make_sums(jobs: &Mutex<Receiver<Job>>) -> io::Result<()> {
+    loop {
+        // One waits for the next job, the others for that one.
+        let job = jobs.lock().unwrap_or_else(PoisonError::into_inner).recv();
+        let Ok(Job { files, range }) = job else {
+            return Ok(());
+        };
+        if let Some(sums) = &files.sums {
+            sums::make(&files.memory, sums, range)?;
         }
     }
-    Ok(())
 }
 
 struct Files {
@@ -256,13 +270,8 @@ impl<'a> Server<'a> {
                 range.start,
                 range.end
             );
-            self.receive(&files.memory, &range)
+            self.receive(&files, &range)
                 .with_context(|| self.store.path(owner).display().to_string())?;
-            if let Some(sums) = &self.sums {
-                let range = range.clone();
-                // Who does not take it any more has failed, and says so at the end.
-                let _ = sums.jobs.send(Job { file: files, range });
-            }
         } else if flags & flag::PARENT != 0 {
             let before = self.before.get(&owner);
             ensure!(
@@ -289,9 +298,11 @@ impl<'a> Server<'a> {
     }
 
     /// The bytes of `range`, from the socket to their place.
-    fn receive(&self, memory: &File, range: &Range<u64>) -> Result<()> {
+    fn receive(&self, files: &Arc<Files>, range: &Range<u64>) -> Result<()> {
+        let memory = &files.memory;
         store::reserve(memory, range).context("no room for the pages")?;
         let mut at = range.start;
+        let mut summed = range.start;
         while at < range.end {
             let want = PIPE.min((range.end - at) as usize);
             let flags = SpliceFFlags::SPLICE_F_MOVE;
@@ -313,7 +324,82 @@ impl<'a> Server<'a> {
                     Err(e) => return Err(e).context("writing pages"),
                 }
             }
+            let whole = match at < range.end {
+                true => at - at % PAGE,
+                false => range.end,
+            };
+            if whole - summed >= SUMMED || whole == range.end {
+                self.sum(files, summed..whole);
+                summed = whole;
+            }
         }
         Ok(())
+    }
+
+    /// Has sums made of pages that are there.
+    fn sum(&self, files: &Arc<Files>, range: Range<u64>) {
+        let files = files.clone();
+        if let Some(sums) = &self.sums {
+            // Who does not take it any more has failed, and says so at the end.
+            let _ = sums.jobs.send(Job { files, range });
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{Read, Write};
+    use std::os::unix::fs::FileExt;
+    use std::os::unix::net::UnixStream;
+
+    /// CRIU's header of these pages (`op` and flags in the command), or of another request.
+    fn header(command: u32, pages: u64, address: u64, owner: u64) -> Vec<u8> {
+        let words = [u64::from(command), pages, address, owner];
+        words.iter().flat_map(|word| word.to_le_bytes()).collect()
+    }
+
+    #[test]
+    fn every_page_of_a_large_range_has_its_sum() {
+        const PAGES: u64 = 3 * SUMMED / PAGE + 5;
+        const START: u64 = 7 * PAGE;
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::new(dir.path());
+        // Any filesystem can hold it.
+        let owner = Owner::Segment(9);
+        let number = 9 << 8 | 2;
+        let memory: Vec<u8> = (0..PAGES * PAGE / 8)
+            .flat_map(|word| (word * 0x9e37_79b9 + 1).to_le_bytes())
+            .collect();
+        let (ours, theirs) = sockets().unwrap();
+        let sent = memory.clone();
+        let criu = thread::spawn(move || {
+            let mut socket = UnixStream::from(theirs);
+            socket.write_all(&header(3, 0, 0, number)).unwrap();
+            let add = 6 | 4 << 16;
+            socket
+                .write_all(&header(add, PAGES, START, number))
+                .unwrap();
+            socket.write_all(&sent).unwrap();
+            socket.write_all(&header(0x1023, 0, 0, 0)).unwrap();
+            let mut status = [1; 4];
+            socket.read_exact(&mut status).unwrap();
+            assert_eq!(status, [0; 4]);
+        });
+        let round = serve(&ours, &store, &Round::new(), true, &|_| ()).unwrap();
+        criu.join().unwrap();
+        let range = START..START + PAGES * PAGE;
+        assert!(round[&owner].pages.contains(&range));
+        let mut stored = vec![0; memory.len()];
+        let file = store.open(owner).unwrap();
+        file.read_exact_at(&mut stored, START).unwrap();
+        assert!(stored == memory);
+        let mut made = vec![0; PAGES as usize * 4];
+        let file = store.open_sums(owner).unwrap().unwrap();
+        file.read_exact_at(&mut made, sums::place(&range).start)
+            .unwrap();
+        let want = memory.chunks(PAGE as usize).map(sums::sum);
+        let want: Vec<u8> = want.flat_map(u32::to_le_bytes).collect();
+        assert!(made == want);
     }
 }
