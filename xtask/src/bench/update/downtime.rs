@@ -39,7 +39,8 @@ pub fn run(lab: &Lab, rounds: usize) -> Result<Vec<Measure>> {
         measure("update.downtime_1g_vs_kexec", &|round| {
             (round.update, round.kexec)
         }),
-        // The difference of two kexecs scatters by more than what an update adds; this does not.
+        // The difference of two kexecs scatters by more than what an update adds. These are most of that, without
+        // the starts of `kup hold` and `kup resume`.
         measure("update.stop_and_resume_1g_vs_downtime", &|round| {
             (round.stop + round.resume, round.update)
         }),

@@ -284,7 +284,8 @@ impl Subject<'_> {
         Toucher::start(stream, count, each_second, touch).map(Some)
     }
 
-    /// Lets it write for a while. Returns which part of the values it wrote to each second.
+    /// Lets it write for a while. Returns which part of the values it wrote to each second, by what the server took: some
+    /// MiB of requests may lie in the sockets' buffers.
     fn warm(&self, writer: &Toucher) -> Result<f64> {
         let (begun, sent) = (Instant::now(), writer.sent());
         thread::sleep(WARM);
