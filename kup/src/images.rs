@@ -79,6 +79,14 @@ impl Images {
         Ok(all.remove(0))
     }
 
+    /// Writes an image of one message.
+    #[cfg(test)]
+    pub fn write_one(&self, name: &str, magic: u32, message: &impl Message) -> Result<()> {
+        let mut bytes = [COMMON.to_le_bytes(), magic.to_le_bytes()].concat();
+        put(&mut bytes, message);
+        Ok(fs::write(self.path(name), bytes)?)
+    }
+
     /// The processes.
     ///
     /// # Errors

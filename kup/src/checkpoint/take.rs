@@ -6,6 +6,7 @@ use super::manifest::{self, Left, Manifest, Memory, Process, State, VERSION};
 use super::{make, Checkpoint};
 use crate::criu::{self, Criu, Guarded, Running};
 use crate::foam::collect::collect;
+use crate::foam::cure::cure;
 use crate::foam::server::{self, Round};
 use crate::foam::store::{self, Store};
 use crate::foreign::Foreign;
@@ -428,7 +429,9 @@ impl Taking {
     /// Makes a checkpoint of what the last round left.
     fn finish(&mut self, images: &Path) -> Result<()> {
         if self.request.memory == Memory::Foam {
-            let collected = collect(&Images::new(images), &self.store, &self.before)?;
+            let images = Images::new(images);
+            cure(&images, &self.store, &self.before)?;
+            let collected = collect(&images, &self.store, &self.before)?;
             self.manifest.lazy_bytes = collected.lazy;
             self.manifest.eager_bytes = collected.eager;
         } else {

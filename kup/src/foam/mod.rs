@@ -6,10 +6,12 @@
 //! reads nothing before the process runs.
 //!
 //! - [`server`] is a page server for an unmodified CRIU: it receives the pages of a dump into a [`store`].
+//! - [`cure`] takes anew what CRIU itself changed while it was under way.
 //! - [`collect`] writes the small images that CRIU wants beside them.
 //! - [`restore`] serves page faults of the restored processes from the store.
 
 pub mod collect;
+pub mod cure;
 mod protocol;
 mod ranges;
 pub mod restore;
