@@ -7,6 +7,7 @@ mod criu;
 mod kmod;
 mod others;
 mod program;
+mod shell;
 mod stats;
 mod update;
 
@@ -44,6 +45,11 @@ const GROUPS: &[Group] = &[
         name: "update",
         about: "how long applications stand still: kup against plain CRIU, and a whole update",
         run: update::run,
+    },
+    Group {
+        name: "native",
+        about: "stops and restores by kup against plain CRIU on this machine itself, into tmpfs",
+        run: update::native,
     },
     Group {
         name: "phases",

@@ -3,6 +3,7 @@
 //! instead, in turns.
 
 use super::others;
+use super::shell::Shell;
 use super::{Measure, Pairs, Settings};
 use crate::kmod;
 use crate::lab::{Boot, Filesystem, Guest, Lab, Size, BLANK};
@@ -196,24 +197,26 @@ fn compare(lab: &Lab, setup: &Setup, rounds: usize) -> Result<Compared> {
 }
 
 /// Starts a process that holds so many bytes (`/init hold`), and waits until it does.
-pub fn hold(guest: &Guest, bytes: u64, options: &str) -> Result<String> {
+pub fn hold(shell: &dyn Shell, bytes: u64, options: &str) -> Result<String> {
     let start = format!("setsid /init hold {bytes} {options} </dev/null >/dev/null 2>&1 & echo $!");
-    let pid = guest.run(start)?.trim().to_owned();
-    while resident(guest, &pid)? < bytes {
-        guest.run("sleep 0.2")?;
+    let pid = shell.run(&start)?.trim().to_owned();
+    while resident(shell, &pid)? < bytes {
+        shell.run("sleep 0.2")?;
     }
     Ok(pid)
 }
 
-pub fn resident(guest: &Guest, pid: &str) -> Result<u64> {
-    let kib = guest.run(format!("awk '/^VmRSS:/ {{ print $2 }}' /proc/{pid}/status"))?;
+pub fn resident(shell: &dyn Shell, pid: &str) -> Result<u64> {
+    let kib = shell.run(&format!(
+        "awk '/^VmRSS:/ {{ print $2 }}' /proc/{pid}/status"
+    ))?;
     Ok(kib.trim().parse::<u64>()? * 1024)
 }
 
-/// Seconds by the guest's clock.
-pub fn criu(guest: &Guest, dir: &str, command: &str) -> Result<f64> {
-    guest.run(format!("mkdir -p {dir}"))?;
+/// Seconds by the machine's clock.
+pub fn criu(shell: &dyn Shell, dir: &str, command: &str) -> Result<f64> {
+    shell.run(&format!("mkdir -p {dir}"))?;
     let options = format!("--images-dir {dir} -o criu.log --manage-cgroups=ignore");
     let script = format!("{command} {options} || {{ tail -n 30 {dir}/criu.log >&2; exit 1; }}");
-    Ok(guest.command(script).timeout(120).succeed()?.seconds())
+    Ok(shell.timed(&script, 120)?.1)
 }

@@ -5,14 +5,16 @@
 
 mod downtime;
 mod machine;
+mod native;
 mod phases;
 mod plot;
 mod servers;
 
 use super::criu::{self, Setup, EXT4DAX, OURS};
+use super::shell::Shell;
 use super::{others, Measure, Pairs, Settings};
 use crate::host;
-use crate::lab::{Guest, Lab};
+use crate::lab::Lab;
 use anyhow::{bail, ensure, Context, Result};
 use std::fs;
 use std::time::{Duration, Instant};
@@ -123,6 +125,11 @@ pub fn run(settings: &Settings) -> Result<Vec<Measure>> {
     Ok(measures)
 }
 
+/// What can be seen without a guest.
+pub fn native(settings: &Settings) -> Result<Vec<Measure>> {
+    native::run(settings)
+}
+
 /// What a whole update consists of.
 pub fn phases(settings: &Settings) -> Result<Vec<Measure>> {
     phases::run(&Lab::open("bench-phases")?, settings.rounds.min(MOST))
@@ -147,7 +154,7 @@ fn stops(lab: &Lab, rounds: usize) -> Result<Vec<Measure>> {
 }
 
 /// Each way in its turn, with a process of its own.
-fn all_ways(guest: &Guest, process: &Process, round: usize) -> Result<Turns> {
+fn all_ways(shell: &dyn Shell, process: &Process, round: usize) -> Result<Turns> {
     let mut taken = [Taken::default(); WAYS.len()];
     for turn in 0..process.ways.len() {
         let which = process.ways[(round + turn) % process.ways.len()];
@@ -155,9 +162,9 @@ fn all_ways(guest: &Guest, process: &Process, round: usize) -> Result<Turns> {
             "gaps {GAPS} write {} zeros {}",
             process.writes, process.zeros
         );
-        let pid = criu::hold(guest, process.mib << 20, &options)?;
-        taken[which] = one(guest, WAYS[which], &pid)?;
-        guest.run(end(&pid))?;
+        let pid = criu::hold(shell, process.mib << 20, &options)?;
+        taken[which] = one(shell, WAYS[which], &pid)?;
+        shell.run(&end(&pid))?;
     }
     let list = |pick: fn(&Taken) -> f64| {
         let each = process.ways.iter();
@@ -178,8 +185,8 @@ fn end(pid: &str) -> String {
     format!("kill -9 {pid}; while [ -e /proc/{pid} ]; do sleep 0.02; done; rm -f {GAPS}")
 }
 
-fn one(guest: &Guest, way: Way, pid: &str) -> Result<Taken> {
-    let resident = criu::resident(guest, pid)?;
+fn one(shell: &dyn Shell, way: Way, pid: &str) -> Result<Taken> {
+    let resident = criu::resident(shell, pid)?;
     let mut taken = Taken::default();
     let dir = match way {
         Way::Simple(place) => format!("{place}/images"),
@@ -190,13 +197,13 @@ fn one(guest: &Guest, way: Way, pid: &str) -> Result<Taken> {
         Way::Incremental | Way::Foam => format!("{dir}/images"),
     };
     // Some time of its own before each, so that a process that writes has written.
-    guest.run(format!("sleep 1; rm -f {GAPS}"))?;
-    let used = used(guest, OURS)?;
+    shell.run(&format!("sleep 1; rm -f {GAPS}"))?;
+    let used = used(shell, OURS)?;
     // It is left running, so that it can say how long it stood still; and it need not be freed then.
     match way {
         Way::Simple(_) => {
             criu::criu(
-                guest,
+                shell,
                 &images,
                 &format!("criu dump --leave-running -t {pid}"),
             )?;
@@ -204,53 +211,55 @@ fn one(guest: &Guest, way: Way, pid: &str) -> Result<Taken> {
         Way::Incremental => {
             let before = format!("{dir}/rounds");
             let track = format!("--track-mem -t {pid}");
-            criu::criu(guest, &before, &format!("criu pre-dump {track}"))?;
+            criu::criu(shell, &before, &format!("criu pre-dump {track}"))?;
             let dump = format!("criu dump --leave-running --prev-images-dir ../rounds {track}");
-            criu::criu(guest, &images, &dump)?;
+            criu::criu(shell, &images, &dump)?;
         }
         Way::Foam => {
             let text = kup(
-                guest,
+                shell,
                 &format!("checkpoint {NAME} --leave-running --pid {pid}"),
             )?;
             taken.reported = reported(&text)?;
-            taken.space = (self::used(guest, OURS)? - used) / resident as f64;
-            let before = guest.run(format!("du -sk {dir}/rounds | cut -f 1"))?;
+            taken.space = (self::used(shell, OURS)? - used) / resident as f64;
+            // A kernel that does not track what is written has no rounds.
+            let du = format!("if [ -d {dir}/rounds ]; then du -sk {dir}/rounds; else echo 0; fi");
+            let before = shell.run(&format!("{du} | cut -f 1"))?;
             taken.before = before.trim().parse::<f64>()? * 1024.0 / resident as f64;
         }
     }
     // This was written while it stood still.
-    let dumped = guest.run(format!("/init mtime {images}/core-{pid}.img"))?;
-    let mut gaps = self::gaps(guest, pid, dumped.trim().parse()?)?;
+    let dumped = shell.run(&format!("/init mtime {images}/core-{pid}.img"))?;
+    let mut gaps = self::gaps(shell, pid, dumped.trim().parse()?)?;
     let length = |gap: (f64, f64)| gap.1 - gap.0;
     taken.stop = gaps.pop().map_or(0.0, length);
     taken.round = gaps.into_iter().map(length).fold(0.0, f64::max);
-    guest.run(end(pid))?;
+    shell.run(&end(pid))?;
 
     let (restore, begun) = match way {
-        Way::Foam => begun(guest, &format!("kup -q restore --wait {NAME}"))?,
+        Way::Foam => begun(shell, &format!("kup -q restore --wait {NAME}"))?,
         _ => begun(
-            guest,
+            shell,
             &format!(
                 "criu restore -d --images-dir {images} -o restore.log --manage-cgroups=ignore"
             ),
         )?,
     };
-    let gap = self::gaps(guest, pid, begun)?.pop();
+    let gap = self::gaps(shell, pid, begun)?.pop();
     taken.restore = gap.map_or(0.0, |gap| gap.1 - begun);
     taken.whole = restore;
-    let held = criu::resident(guest, pid)?;
+    let held = criu::resident(shell, pid)?;
     ensure!(
         held + (1 << 20) >= resident,
         "only {held} bytes were restored"
     );
-    guest.run(format!("rm -r {dir}"))?;
+    shell.run(&format!("rm -r {dir}"))?;
     Ok(taken)
 }
 
-fn kup(guest: &Guest, command: &str) -> Result<String> {
+fn kup(shell: &dyn Shell, command: &str) -> Result<String> {
     let command = format!("kup --quiet --json {command}");
-    guest.command(command).timeout(180).run()
+    Ok(shell.timed(&command, 180)?.0)
 }
 
 /// The stop in the last round, by a manifest.
@@ -262,24 +271,23 @@ fn reported(manifest: &str) -> Result<f64> {
 }
 
 /// Runs a command. Returns its seconds, and when it began.
-fn begun(guest: &Guest, command: &str) -> Result<(f64, f64)> {
+fn begun(shell: &dyn Shell, command: &str) -> Result<(f64, f64)> {
     // No other program in between.
     let script = format!("bash -c 'echo $EPOCHREALTIME; exec {command}'");
-    let output = guest.command(script).timeout(180).succeed()?;
-    let stdout = output.stdout();
+    let (stdout, seconds) = shell.timed(&script, 180)?;
     let first = stdout.lines().next().context("no time")?;
-    Ok((output.seconds(), first.parse()?))
+    Ok((seconds, first.parse()?))
 }
 
 /// When the process did not run, up to the gap that holds a moment, which is the last.
-fn gaps(guest: &Guest, pid: &str, moment: f64) -> Result<Vec<(f64, f64)>> {
+fn gaps(shell: &dyn Shell, pid: &str, moment: f64) -> Result<Vec<(f64, f64)>> {
     let gap = |line: &str| -> Result<(f64, f64)> {
         let (from, to) = line.split_once(' ').context("no gap")?;
         Ok((from.parse()?, to.parse()?))
     };
     let deadline = Instant::now() + Duration::from_secs(20);
     loop {
-        let text = guest.run(format!("cat {GAPS} 2>/dev/null || true"))?;
+        let text = shell.run(&format!("cat {GAPS} 2>/dev/null || true"))?;
         let mut gaps: Vec<_> = text.lines().map(gap).collect::<Result<_>>()?;
         let holds = |gap: &(f64, f64)| gap.0 <= moment && moment <= gap.1;
         if let Some(at) = gaps.iter().position(holds) {
@@ -287,15 +295,15 @@ fn gaps(guest: &Guest, pid: &str, moment: f64) -> Result<Vec<(f64, f64)>> {
             return Ok(gaps);
         }
         if Instant::now() > deadline {
-            let state = guest.run(format!("grep State: /proc/{pid}/status || true"))?;
+            let state = shell.run(&format!("grep State: /proc/{pid}/status || true"))?;
             bail!("it did not stand still at {moment}: {gaps:?} {state}");
         }
     }
 }
 
 /// Bytes in use.
-fn used(guest: &Guest, dir: &str) -> Result<f64> {
-    let kib = guest.run(format!("df -k {dir} | awk 'END {{ print $3 }}'"))?;
+fn used(shell: &dyn Shell, dir: &str) -> Result<f64> {
+    let kib = shell.run(&format!("df -k {dir} | awk 'END {{ print $3 }}'"))?;
     Ok(kib.trim().parse::<f64>()? * 1024.0)
 }
 

@@ -22,6 +22,7 @@ mod console;
 mod cpio;
 mod filesystem;
 mod guest;
+mod here;
 mod initrd;
 mod kernel;
 #[allow(clippy::module_inception)]
@@ -38,6 +39,7 @@ pub use apt::{unpack, Apt};
 pub use cache::{hex, key, Cache};
 pub use filesystem::Filesystem;
 pub use guest::{EmulatorFault, Guest};
+pub use here::Here;
 pub use kernel::Kernels;
 pub use lab::{Boot, Lab, BLANK};
 pub use region::{Region, Size};

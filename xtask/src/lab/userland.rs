@@ -62,22 +62,27 @@ pub struct Extra {
     pub programs: Vec<String>,
 }
 
-/// The compressed archive of the userland.
-pub fn archive(cache: &Cache, extra: &Extra, small: bool) -> Result<PathBuf> {
+/// The packages of the userland, unpacked.
+pub fn tree(cache: &Cache, extra: &Extra) -> Result<PathBuf> {
     let apt = Apt::open(cache, "userland", &[SUITE])?;
     let mut packages: Vec<String> = PACKAGES.iter().map(|name| (*name).to_owned()).collect();
     packages.extend(extra.packages.iter().cloned());
-    let programs = if small { FEW_PROGRAMS } else { PROGRAMS };
-    let mut programs: Vec<String> = programs.iter().map(|name| (*name).to_owned()).collect();
-    programs.extend(extra.programs.iter().cloned());
     let files = apt.closure(&packages)?;
     let names: Vec<&[u8]> = files
         .iter()
         .map(|file| file.as_os_str().as_encoded_bytes())
         .collect();
-    let tree = cache.get(&format!("userland/{}", key(names)), |dir| {
+    cache.get(&format!("userland/{}", key(names)), |dir| {
         unpack(&files, dir)
-    })?;
+    })
+}
+
+/// The compressed archive of the userland.
+pub fn archive(cache: &Cache, extra: &Extra, small: bool) -> Result<PathBuf> {
+    let programs = if small { FEW_PROGRAMS } else { PROGRAMS };
+    let mut programs: Vec<String> = programs.iter().map(|name| (*name).to_owned()).collect();
+    programs.extend(extra.programs.iter().cloned());
+    let tree = tree(cache, extra)?;
     let recipe = [
         tree.as_os_str().as_encoded_bytes(),
         include_bytes!("userland.rs"),
