@@ -14,6 +14,7 @@ const MODULES: [(&str, &[&str]); 2] = [
             "mm.proto",
             "pagemap.proto",
             "pstree.proto",
+            "remap-file-path.proto",
             "stats.proto",
         ],
     ),

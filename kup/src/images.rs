@@ -5,6 +5,7 @@
 use anyhow::{bail, ensure, Context, Result};
 use prost::Message;
 use std::fs;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 /// CRIU's own definitions (`proto/criu/`, MIT).
@@ -25,12 +26,14 @@ pub mod magic {
     pub const PAGEMAP: u32 = 0x5608_4025;
     pub const FILES: u32 = 0x5630_3138;
     pub const STATS: u32 = 0x5709_3306;
+    pub const REMAPS: u32 = 0x5913_3954;
 }
 
 /// Bits of `VmaEntry::status` (`criu/include/image.h`).
 pub mod vma {
     pub const VSYSCALL: u32 = 1 << 2;
     pub const VDSO: u32 = 1 << 3;
+    pub const FILE_PRIVATE: u32 = 1 << 6;
     pub const VVAR: u32 = 1 << 12;
     pub const GUARD: u32 = 1 << 16;
 }
@@ -79,11 +82,53 @@ impl Images {
         Ok(all.remove(0))
     }
 
-    /// Writes an image of one message.
-    #[cfg(test)]
-    pub fn write_one(&self, name: &str, magic: u32, message: &impl Message) -> Result<()> {
-        let mut bytes = [COMMON.to_le_bytes(), magic.to_le_bytes()].concat();
+    /// Writes another message over the only one of an image.
+    ///
+    /// # Errors
+    /// The file cannot be read or written, or holds what a message of this kind does not.
+    pub fn replace_one<M: Message + Default>(
+        &self,
+        name: &str,
+        magic: u32,
+        message: &M,
+    ) -> Result<()> {
+        let path = self.path(name);
+        let replace = || -> Result<()> {
+            let bytes = fs::read(&path)?;
+            let behind = body(&bytes, magic)?.len();
+            let head = &bytes[..bytes.len() - behind];
+            let with = |message: &M| {
+                let mut bytes = head.to_vec();
+                put(&mut bytes, message);
+                bytes
+            };
+            ensure!(
+                with(&self.read_one(name, magic)?) == bytes,
+                "this CRIU writes more than is known here, which would be lost"
+            );
+            Ok(fs::write(&path, with(message))?)
+        };
+        replace().with_context(|| path.display().to_string())
+    }
+
+    /// Adds a message to an image.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn append(&self, name: &str, message: &impl Message) -> Result<()> {
+        let path = self.path(name);
+        let mut bytes = Vec::new();
         put(&mut bytes, message);
+        let file = fs::OpenOptions::new().append(true).open(&path);
+        let written = file.and_then(|mut file| file.write_all(&bytes));
+        written.with_context(|| path.display().to_string())
+    }
+
+    /// Writes an image.
+    #[cfg(test)]
+    pub fn write(&self, name: &str, magic: u32, messages: &[impl Message]) -> Result<()> {
+        let mut bytes = [COMMON.to_le_bytes(), magic.to_le_bytes()].concat();
+        messages.iter().for_each(|message| put(&mut bytes, message));
         Ok(fs::write(self.path(name), bytes)?)
     }
 

@@ -12,6 +12,7 @@ pub mod foreign;
 pub mod gate;
 pub mod guard;
 pub mod images;
+mod inherited;
 pub mod kexec;
 pub mod links;
 pub mod namespaces;

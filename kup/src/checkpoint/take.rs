@@ -13,6 +13,7 @@ use crate::foreign::Foreign;
 use crate::gate::Gate;
 use crate::guard::{Asked, Guard};
 use crate::images::Images;
+use crate::inherited::set_apart;
 use crate::sockets::Cut;
 use crate::unit::Unit;
 use crate::unlock::{self, unlock};
@@ -428,6 +429,7 @@ impl Taking {
 
     /// Makes a checkpoint of what the last round left.
     fn finish(&mut self, images: &Path) -> Result<()> {
+        set_apart(&Images::new(images))?;
         if self.request.memory == Memory::Foam {
             let images = Images::new(images);
             cure(&images, &self.store, &self.before)?;

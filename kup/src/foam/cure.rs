@@ -98,7 +98,7 @@ mod tests {
             ..pb::MmEntry::default()
         };
         let name = format!("mm-{pid}.img");
-        images.write_one(&name, magic::MM, &mm).unwrap();
+        images.write(&name, magic::MM, &[mm]).unwrap();
 
         let (memory, made) = (
             store.create(owner).unwrap(),
