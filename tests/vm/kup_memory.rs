@@ -6,13 +6,14 @@
 //! `KUP_MEMORY_FIRST` which is the first.
 
 use super::redis_guest;
-use crate::lab::{Guest, Lab};
+use crate::lab::{Here, Lab, Shell};
 use anyhow::{ensure, Context, Result};
 use serde_json::Value;
 use std::time::Instant;
 
 const FIRST: u64 = 1;
 const SEEDS: u64 = 6;
+const NATIVE_SEEDS: u64 = 60;
 
 /// What else happens to one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,48 +29,59 @@ enum Turn {
 pub fn run(lab: &Lab) -> Result<()> {
     let guest = lab.boot(&redis_guest::boot(lab)?)?;
     redis_guest::mount_new(&guest)?;
+    on(&guest, SEEDS)
+}
+
+/// The same on this machine itself, into tmpfs: where nothing is emulated, other things happen at the same time.
+pub fn native() -> Result<()> {
+    on(
+        &Here::start("/mnt", &[("KUP_DIR", "/mnt/kup")])?,
+        NATIVE_SEEDS,
+    )
+}
+
+fn on(shell: &dyn Shell, seeds: u64) -> Result<()> {
     let number = |name: &str, otherwise| match std::env::var(name) {
         Ok(text) => text.parse().context(name.to_owned()),
         Err(_) => Ok(otherwise),
     };
     let first = number("KUP_MEMORY_FIRST", FIRST)?;
     let mut killed = 0;
-    for seed in first..first + number("KUP_MEMORY_SEEDS", SEEDS)? {
+    for seed in first..first + number("KUP_MEMORY_SEEDS", seeds)? {
         let turn = [Turn::Plain, Turn::Still, Turn::Killed][seed as usize % 3];
-        let restarts =
-            one(&guest, seed, turn).with_context(|| format!("seed {seed} ({turn:?})"))?;
+        let restarts = one(shell, seed, turn).with_context(|| format!("seed {seed} ({turn:?})"))?;
         killed += restarts;
-        guest.check()?;
+        shell.check()?;
     }
-    refused(&guest).context("a checkpoint while memory drains")?;
+    refused(shell).context("a checkpoint while memory drains")?;
     println!("no checkpoint is taken while memory drains");
-    noticed(&guest).context("pages that were changed")?;
+    noticed(shell).context("pages that were changed")?;
     println!("pages that were changed are noticed");
     println!("the daemon was killed {killed} times");
-    guest.check()
+    shell.check()
 }
 
 /// The application of a seed.
 struct App<'a> {
-    guest: &'a Guest,
+    shell: &'a dyn Shell,
     name: String,
     dir: String,
     root: String,
 }
 
 impl<'a> App<'a> {
-    fn start(guest: &'a Guest, seed: u64, mib: u64) -> Result<App<'a>> {
+    fn start(shell: &'a dyn Shell, seed: u64, mib: u64) -> Result<App<'a>> {
         let name = format!("seed-{seed}");
         let dir = format!("/run/{name}");
         let files = format!("/mnt/files/{name}");
         // rseq(2) would let the kernel write to memory of a process that stands still.
-        let root = guest.run(format!(
+        let root = shell.run(&format!(
             "mkdir -p {dir} {files} && cd / && \
              GLIBC_TUNABLES=glibc.pthread.rseq=0 setsid /init remember {seed} {mib} {dir} {files} \
              </dev/null >{dir}/out 2>&1 & echo $!"
         ))?;
         let app = App {
-            guest,
+            shell,
             name,
             dir,
             root: root.trim().to_owned(),
@@ -79,14 +91,14 @@ impl<'a> App<'a> {
     }
 
     fn run(&self, script: &str) -> Result<String> {
-        let done = self.guest.command(script).timeout(120).run();
-        done.with_context(|| self.what_is_wrong())
+        let done = self.shell.timed(script, 120);
+        Ok(done.with_context(|| self.what_is_wrong())?.0)
     }
 
     /// What it says itself, and what those say that had it in their hands.
     fn what_is_wrong(&self) -> String {
         let App { name, dir, .. } = self;
-        let said = self.guest.run(format!(
+        let said = self.shell.run(&format!(
             "cat {dir}/wrong {dir}/out 2>/dev/null; kup show {name}; tail -n 20 /mnt/kup/{name}/log/*; ps | tail -n 20"
         ));
         said.unwrap_or_else(|e| format!("{e:#}"))
@@ -145,9 +157,9 @@ impl<'a> App<'a> {
     }
 }
 
-fn one(guest: &Guest, seed: u64, turn: Turn) -> Result<u64> {
+fn one(shell: &dyn Shell, seed: u64, turn: Turn) -> Result<u64> {
     let start = Instant::now();
-    let app = App::start(guest, seed, 4)?;
+    let app = App::start(shell, seed, 4)?;
     let name = &app.name;
     let rounds = seed / 3 % 3;
     let sums = format!("/run/{name}.pages");
@@ -198,8 +210,8 @@ fn one(guest: &Guest, seed: u64, turn: Turn) -> Result<u64> {
 }
 
 /// No checkpoint is taken of what has not all its memory.
-fn refused(guest: &Guest) -> Result<()> {
-    let app = App::start(guest, 1001, 16)?;
+fn refused(shell: &dyn Shell) -> Result<()> {
+    let app = App::start(shell, 1001, 16)?;
     app.checkpoint("")?;
     let App {
         name, dir, root, ..
@@ -219,14 +231,14 @@ fn refused(guest: &Guest) -> Result<()> {
     ))?;
     app.goes_on(3)?;
     app.end()?;
-    guest.run("kup remove -q again").map(drop)
+    shell.run("kup remove -q again").map(drop)
 }
 
 /// Pages that were changed between checkpoint and restore: with sums the process has an error, without it sees
 /// them; so would it see any other that is not as it was.
-fn noticed(guest: &Guest) -> Result<()> {
+fn noticed(shell: &dyn Shell) -> Result<()> {
     for sealed in [true, false] {
-        let app = App::start(guest, 2001 + u64::from(sealed), 2)?;
+        let app = App::start(shell, 2001 + u64::from(sealed), 2)?;
         app.checkpoint(if sealed { "" } else { "--no-seal" })?;
         let App {
             name, dir, root, ..
@@ -239,14 +251,14 @@ fn noticed(guest: &Guest) -> Result<()> {
             "kup restore {name} 2>&1 && while [ -d /proc/{root} ]; do sleep 0.05; done; [ ! -e {dir}/good ]"
         ))?;
         let drain = app.drained()?;
-        let wrong = guest.run(format!("cat {dir}/wrong 2>/dev/null; :"))?;
+        let wrong = shell.run(&format!("cat {dir}/wrong 2>/dev/null; :"))?;
         let bad = drain["bad_pages"].as_array().context("bad pages")?.len();
         let seen = wrong.contains(" words wrong");
         ensure!(
             (bad > 0) == sealed && seen != sealed,
             "sealed: {sealed}: {drain}\n{wrong}"
         );
-        guest.run(format!(
+        shell.run(&format!(
             "for pid in {}; do kill -KILL $pid 2>/dev/null; done; rm -r {dir}; kup remove -q {name}",
             app.processes()?
         ))?;

@@ -88,6 +88,11 @@ pub const SCENARIOS: &[Scenario] = &[
         run: kup_memory::run,
     },
     Scenario {
+        name: "kup_memory_native",
+        about: "the same on this machine itself, with sixty programs; no guest",
+        run: |_| kup_memory::native(),
+    },
+    Scenario {
         name: "kup_restore",
         about: "kup checkpoints processes and restores them: what they hold is the same",
         run: kup_restore::run,

@@ -7,7 +7,6 @@ mod criu;
 mod kmod;
 mod others;
 mod program;
-mod shell;
 mod stats;
 mod update;
 

@@ -68,6 +68,9 @@ const STEPS: &[Step] = &[
         vm::scenario("update_7_2_to_7_3")
     }),
     step("vm:kup_memory", Full, || vm::scenario("kup_memory")),
+    step("vm:kup_memory_native", Full, || {
+        vm::scenario("kup_memory_native")
+    }),
     step("vm:kup_panic", Full, || vm::scenario("kup_panic")),
     step("vm:kup_initramfs", Full, || vm::scenario("kup_initramfs")),
     step("vm:kup_workloads", Full, || vm::scenario("kup_workloads")),

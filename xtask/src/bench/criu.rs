@@ -3,10 +3,9 @@
 //! instead, in turns.
 
 use super::others;
-use super::shell::Shell;
 use super::{Measure, Pairs, Settings};
 use crate::kmod;
-use crate::lab::{Boot, Filesystem, Guest, Lab, Size, BLANK};
+use crate::lab::{Boot, Filesystem, Guest, Lab, Shell, Size, BLANK};
 use anyhow::{ensure, Result};
 
 pub const OURS: &str = "/mnt/ours";

@@ -11,10 +11,9 @@ mod plot;
 mod servers;
 
 use super::criu::{self, Setup, EXT4DAX, OURS};
-use super::shell::Shell;
 use super::{others, Measure, Pairs, Settings};
 use crate::host;
-use crate::lab::Lab;
+use crate::lab::{Lab, Shell};
 use anyhow::{bail, ensure, Context, Result};
 use std::fs;
 use std::time::{Duration, Instant};

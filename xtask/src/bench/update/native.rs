@@ -2,10 +2,9 @@
 //! `kup` against plain CRIU on this machine itself, where a copy, a page fault and the start of a program cost what
 //! they do. Both into tmpfs: there is no module of ours in this kernel.
 
-use super::super::shell::Shell;
 use super::super::{criu, Measure, Pairs, Settings};
 use super::{idle, one, Process, Taken, Way, GAPS};
-use crate::lab::Here;
+use crate::lab::{Here, Shell};
 use anyhow::{Context, Result};
 
 const STORE: &str = criu::OURS;
@@ -22,12 +21,6 @@ const WAYS: [Way; 2] = [Way::Simple(STORE), Way::Foam];
 
 /// Of one process, each way.
 type Both = [Taken; WAYS.len()];
-
-impl Shell for Here {
-    fn timed(&self, script: &str, limit: u64) -> Result<(String, f64)> {
-        Here::timed(self, script, limit)
-    }
-}
 
 pub fn run(settings: &Settings) -> Result<Vec<Measure>> {
     let here = Here::start(STORE, &[("KUP_DIR", &format!("{STORE}/kup"))])?;

@@ -56,6 +56,9 @@ fn process(pid: &str, lines: &mut BTreeSet<String>) -> std::io::Result<()> {
     for line in maps.lines() {
         let mut fields = line.split_whitespace();
         let (range, rights) = (fields.next().unwrap_or(""), fields.next().unwrap_or(""));
+        // CRIU 4.2 gives a child what its parent had of a mapping that both have, and the right to write; where the
+        // parent had none, a child that may read and write may only write. On x86 that is the same.
+        let rights = rights.replace("-w", "rw");
         let inode = fields.nth(2).unwrap_or("");
         let name = fields.next().unwrap_or("");
         // The kernel's, and changed by it at any time.
@@ -93,13 +96,10 @@ fn process(pid: &str, lines: &mut BTreeSet<String>) -> std::io::Result<()> {
             Some((first, last, alike)) if last == start && alike == rights => {
                 mapped.insert(first, (end, alike));
             }
-            _ => drop(mapped.insert(start, (end, rights.to_owned()))),
+            _ => drop(mapped.insert(start, (end, rights))),
         }
     }
     for (start, (end, rights)) in mapped {
-        // CRIU 4.2 gives a child what its parent had of a mapping that both have, and the right to write; where the
-        // parent had none, a child that may read and write may only write. On x86 that is the same.
-        let rights = rights.replace("-w", "rw");
         lines.insert(format!("{pid} {start:012x}-{end:012x} {rights}"));
     }
     Ok(())
