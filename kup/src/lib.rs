@@ -15,6 +15,7 @@ pub mod images;
 mod inherited;
 pub mod kexec;
 pub mod links;
+mod lock;
 pub mod namespaces;
 pub mod network;
 mod nft;

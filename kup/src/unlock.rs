@@ -23,6 +23,14 @@ pub fn unlock(images: &Images) -> Result<()> {
     let processes = images.processes().unwrap_or_default();
     let pids: Vec<u32> = processes.iter().map(|process| process.pid).collect();
     leave_repair(&pids);
+    delete_table(images)
+}
+
+/// Deletes the table by which that dump has locked connections.
+///
+/// # Errors
+/// Nft does not delete it.
+pub fn delete_table(images: &Images) -> Result<()> {
     // It is the last that CRIU writes.
     let inventory = images.read_one::<pb::InventoryEntry>("inventory.img", magic::INVENTORY);
     let id = inventory

@@ -17,7 +17,7 @@ use crate::inherited::set_apart;
 use crate::sockets::Cut;
 use crate::unit::Unit;
 use crate::unlock::{self, unlock};
-use crate::{foreign, namespaces, processes, sockets, system};
+use crate::{foreign, lock, namespaces, processes, sockets, system};
 use anyhow::{bail, ensure, Context, Result};
 use std::fs::{self, File};
 use std::io::Write;
@@ -407,6 +407,13 @@ impl Taking {
                 self.at.name
             )));
         }
+        if self.request.left == Left::Killed {
+            if let Err(e) = lock::delete(&self.images()) {
+                say(&format!(
+                    "CRIU's table in the packet filter, which is empty, stays: {e:#}"
+                ));
+            }
+        }
         // Figures, no more.
         let noted = self.note(&self.at.images());
         if let Err(e) = noted.and_then(|()| self.manifest.write(&self.at.dir)) {
@@ -430,6 +437,7 @@ impl Taking {
     /// Makes a checkpoint of what the last round left.
     fn finish(&mut self, images: &Path) -> Result<()> {
         set_apart(&Images::new(images))?;
+        lock::forget(&Images::new(images))?;
         if self.request.memory == Memory::Foam {
             let images = Images::new(images);
             cure(&images, &self.store, &self.before)?;
