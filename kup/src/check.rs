@@ -297,6 +297,15 @@ fn service(name: &str) -> Finding {
             ),
         );
     }
+    if namespaces::own_pids(unit.main_pid) {
+        return missing(
+            format!("{} has process numbers of its own", unit.id),
+            format!(
+                "`systemctl edit {}`: [Service], PrivatePIDs=no; restart it",
+                unit.id
+            ),
+        );
+    }
     let found = format!("{}, main process {}", unit.id, unit.main_pid);
     let pids = processes::pids(unit.main_pid).unwrap_or_default();
     if pids.iter().any(|pid| *pid < processes::LOW) {

@@ -19,6 +19,7 @@ type Mappings = BTreeMap<u64, (pb::VmaEntry, u64)>;
 /// An image cannot be read or written, or holds what is not known here.
 pub fn set_apart(images: &Images) -> Result<usize> {
     let mut all: BTreeMap<u32, Mappings> = BTreeMap::new();
+    let mut files: Option<Files> = None;
     let mut count = 0;
     // Parents come before their children.
     for process in images.processes()? {
@@ -41,7 +42,11 @@ pub fn set_apart(images: &Images) -> Result<usize> {
                     if above.pgoff == area.pgoff {
                         area.shmid = *number;
                     } else if *number == area.shmid {
-                        area.shmid = again(images, area.shmid).with_context(|| {
+                        let files = match &mut files {
+                            Some(files) => files,
+                            none => none.insert(Files::read(images)?),
+                        };
+                        area.shmid = files.again(images, area.shmid).with_context(|| {
                             format!("process {}: the mapping at {:#x}", process.pid, area.start)
                         })?;
                         count += 1;
@@ -59,34 +64,53 @@ pub fn set_apart(images: &Images) -> Result<usize> {
     Ok(count)
 }
 
-/// Gives a file one more number.
-fn again(images: &Images, number: u64) -> Result<u64> {
-    let files: Vec<pb::FileEntry> = images.read(FILES, magic::FILES)?;
-    let mut file = files
-        .iter()
-        .find(|file| u64::from(file.id) == number)
-        .with_context(|| format!("{FILES}: no file {number}"))?
-        .clone();
-    let last = files.iter().map(|file| file.id).max().unwrap_or(0);
-    let next = last.checked_add(1).context("too many files")?;
-    file.id = next;
-    match (&mut file.reg, &mut file.memfd) {
-        (Some(reg), None) => reg.id = next,
-        (None, Some(memfd)) => memfd.id = next,
-        _ => bail!("{FILES}: {number} is no file that can be mapped"),
+/// The files of the images, and where those are that have no name any more.
+struct Files {
+    files: Vec<pb::FileEntry>,
+    remaps: Vec<pb::RemapFilePathEntry>,
+    last: u32,
+}
+
+impl Files {
+    fn read(images: &Images) -> Result<Files> {
+        let files: Vec<pb::FileEntry> = images.read(FILES, magic::FILES)?;
+        let remaps = match images.path(REMAPS).exists() {
+            true => images.read(REMAPS, magic::REMAPS)?,
+            false => Vec::new(),
+        };
+        let last = files.iter().map(|file| file.id).max().unwrap_or(0);
+        Ok(Files {
+            files,
+            remaps,
+            last,
+        })
     }
-    images.append(FILES, &file)?;
-    // Where to find it, if it has no name any more.
-    if images.path(REMAPS).exists() {
-        let remaps: Vec<pb::RemapFilePathEntry> = images.read(REMAPS, magic::REMAPS)?;
-        for mut remap in remaps {
+
+    /// Gives a file one more number.
+    fn again(&mut self, images: &Images, number: u64) -> Result<u64> {
+        let found = self.files.iter().find(|file| u64::from(file.id) == number);
+        let mut file = found
+            .with_context(|| format!("{FILES}: no file {number}"))?
+            .clone();
+        self.last = self.last.checked_add(1).context("too many files")?;
+        file.id = self.last;
+        match (&mut file.reg, &mut file.memfd) {
+            (Some(reg), None) => reg.id = file.id,
+            (None, Some(memfd)) => memfd.id = file.id,
+            _ => bail!("{FILES}: {number} is no file that can be mapped"),
+        }
+        images.append(FILES, &file)?;
+        for remap in &self.remaps {
             if u64::from(remap.orig_id) == number {
-                remap.orig_id = next;
+                let remap = pb::RemapFilePathEntry {
+                    orig_id: file.id,
+                    ..*remap
+                };
                 images.append(REMAPS, &remap)?;
             }
         }
+        Ok(file.id.into())
     }
-    Ok(next.into())
 }
 
 const FILES: &str = "files.img";

@@ -3,10 +3,10 @@
 //!
 //! For a dump CRIU makes a table of nftables, and puts each connection into it; the restore deletes it before anything
 //! runs. The kernel takes 20 to 30 ms for that, as it waits until no CPU looks at the old rules (`synchronize_rcu`): more
-//! than for all else of the restore of a process. Without a connection the table has nothing in it.
+//! than for all else of the restore of a process. Without a connection the table has nothing in it, and can be deleted when
+//! the processes run. (That of processes with a network of their own lets nothing through, and is in the images of that network.)
 
 use crate::images::{magic, pb, Images};
-use crate::unlock;
 use anyhow::Result;
 use std::fs;
 
@@ -14,8 +14,8 @@ use std::fs;
 const NFTABLES: u32 = 1;
 const SKIP: u32 = 2;
 const INVENTORY: &str = "inventory.img";
-/// What there is of each connection.
-const CONNECTION: &str = "tcp-stream-";
+/// What there is of each connection, and of each network that is restored.
+const LOCKED: [&str; 2] = ["tcp-stream-", "netns-"];
 
 /// Says in the images of a dump that a restore has nothing to unlock, if that is so. Returns whether it is.
 ///
@@ -23,7 +23,9 @@ const CONNECTION: &str = "tcp-stream-";
 /// An image cannot be read or written, or holds what is not known here.
 pub fn forget(images: &Images) -> Result<bool> {
     for entry in fs::read_dir(images.path("."))? {
-        if entry?.file_name().to_string_lossy().starts_with(CONNECTION) {
+        let name = entry?.file_name();
+        let name = name.to_string_lossy();
+        if LOCKED.iter().any(|locked| name.starts_with(locked)) {
             return Ok(false);
         }
     }
@@ -34,18 +36,6 @@ pub fn forget(images: &Images) -> Result<bool> {
     inventory.network_lock_method = Some(SKIP);
     images.replace_one(INVENTORY, magic::INVENTORY, &inventory)?;
     Ok(true)
-}
-
-/// Deletes the table of a dump whose restore will not.
-///
-/// # Errors
-/// Nft does not delete it.
-pub fn delete(images: &Images) -> Result<()> {
-    let inventory: pb::InventoryEntry = images.read_one(INVENTORY, magic::INVENTORY)?;
-    match inventory.network_lock_method {
-        Some(SKIP) => unlock::delete_table(images),
-        _ => Ok(()),
-    }
 }
 
 #[cfg(test)]
@@ -79,8 +69,12 @@ mod tests {
             assert_eq!(method(&images), other);
         }
         write(Some(NFTABLES));
-        fs::write(images.path("tcp-stream-1234.img"), "").unwrap();
-        assert!(!forget(&images).unwrap());
-        assert_eq!(method(&images), Some(NFTABLES));
+        for name in ["tcp-stream-1234.img", "netns-9.img"] {
+            let path = images.path(name);
+            fs::write(&path, "").unwrap();
+            assert!(!forget(&images).unwrap());
+            assert_eq!(method(&images), Some(NFTABLES));
+            fs::remove_file(&path).unwrap();
+        }
     }
 }

@@ -19,6 +19,12 @@ pub fn own_users(pid: u32) -> bool {
     differs(pid, "user")
 }
 
+/// Has it process numbers of its own (PrivatePIDs=, a container), or will its children have some?
+#[must_use]
+pub fn own_pids(pid: u32) -> bool {
+    differs(pid, "pid") || differs(pid, "pid_for_children")
+}
+
 /// Has it a network of its own?
 #[must_use]
 pub fn own_network(pid: u32) -> bool {

@@ -138,15 +138,15 @@ fn rules(ports: &Ports) -> String {
 /// # Errors
 /// nft(8) is not there, or does not take it.
 pub fn release() -> Result<()> {
-    delete(TABLE)
+    delete(&[TABLE])
 }
 
-/// Deletes a table, whether it is there or not.
+/// Deletes tables, whether they are there or not.
 ///
 /// # Errors
 /// nft(8) is not there, or does not take it.
-pub(crate) fn delete(table: &str) -> Result<()> {
-    nft::tell(&without(table))
+pub(crate) fn delete(tables: &[&str]) -> Result<()> {
+    nft::tell(&tables.iter().copied().map(without).collect::<String>())
 }
 
 fn without(table: &str) -> String {

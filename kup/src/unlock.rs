@@ -41,8 +41,7 @@ pub fn delete_table(images: &Images) -> Result<()> {
     };
     // As CRIU calls it (`criu/netfilter.c`), which has room for 31 letters of that in 4.2.
     let name = format!("{TABLE}{id}");
-    network::delete(name.get(..31).unwrap_or(&name))?;
-    network::delete(&name)
+    network::delete(&[name.get(..31).unwrap_or(&name), &name])
 }
 
 /// Ends it for processes whose CRIU was killed in the midst of a dump: its images do not say yet what it has locked.
@@ -51,7 +50,7 @@ pub fn unlock_since(pids: &[u32], before: &BTreeSet<String>) {
     leave_repair(pids);
     let now = tables().map_err(|e| eprintln!("kup: CRIU may have locked connections: {e:#}"));
     for table in now.unwrap_or_default().difference(before) {
-        if let Err(e) = network::delete(table) {
+        if let Err(e) = network::delete(&[table]) {
             eprintln!("kup: {table}, by which CRIU has locked connections, is still there: {e:#}");
         }
     }

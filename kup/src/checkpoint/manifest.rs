@@ -109,6 +109,9 @@ pub struct Manifest {
     pub eager_bytes: u64,
     /// More of CRIU's options, for the dump and the restore alike.
     pub criu_options: Vec<String>,
+    /// CRIU's table of connections in the packet filter has none, and CRIU was told that there is nothing to unlock.
+    #[serde(default)]
+    pub empty_table: bool,
     pub images: Vec<Sealed>,
 }
 

@@ -7,7 +7,7 @@ use crate::criu::{self, seen, Criu, Worker};
 use crate::foam::restore::Listener;
 use crate::images::Images;
 use crate::system::Uninterrupted;
-use crate::{overcommit, prepare, processes, system};
+use crate::{overcommit, prepare, processes, system, unlock};
 use anyhow::{bail, ensure, Context, Result};
 use nix::sys::signal::{kill, Signal};
 use nix::unistd::Pid;
@@ -96,6 +96,15 @@ pub fn restore(at: &Checkpoint, within: Option<u32>, say: &dyn Fn(&str)) -> Resu
         seconds: start.elapsed().as_secs_f64(),
         lazy_bytes: manifest.lazy_bytes,
     };
+    // Nobody waits for it now.
+    let same_kernel = system::boot_id().is_ok_and(|boot| boot == manifest.boot_id);
+    if manifest.empty_table && manifest.left == Left::Killed && same_kernel {
+        if let Err(e) = unlock::delete_table(&Images::new(&at.images())) {
+            say(&format!(
+                "CRIU's table in the packet filter, which is empty, stays: {e:#}"
+            ));
+        }
+    }
     say(&format!(
         "{} runs after {:.3} s; {} come on demand",
         at.name,

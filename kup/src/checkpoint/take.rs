@@ -206,6 +206,14 @@ impl Taking {
                 );
             }
         }
+        if let Some(process) = processes.iter().find(|one| namespaces::own_pids(one.pid)) {
+            bail!(
+                "process {} ({}) has process numbers of its own (a PID namespace: PrivatePIDs=, a container), which \
+                 kup cannot give back; a container is for its runtime to checkpoint",
+                process.pid,
+                process.command
+            );
+        }
         if let Some(Unit { id, .. }) = &request.unit {
             ensure!(
                 !namespaces::own_users(request.root_pid),
@@ -239,6 +247,7 @@ impl Taking {
             lazy_bytes: 0,
             eager_bytes: 0,
             criu_options: request.criu_options.clone(),
+            empty_table: false,
             images: Vec::new(),
         };
         make(&at.dir)?;
@@ -407,13 +416,6 @@ impl Taking {
                 self.at.name
             )));
         }
-        if self.request.left == Left::Killed {
-            if let Err(e) = lock::delete(&self.images()) {
-                say(&format!(
-                    "CRIU's table in the packet filter, which is empty, stays: {e:#}"
-                ));
-            }
-        }
         // Figures, no more.
         let noted = self.note(&self.at.images());
         if let Err(e) = noted.and_then(|()| self.manifest.write(&self.at.dir)) {
@@ -437,7 +439,9 @@ impl Taking {
     /// Makes a checkpoint of what the last round left.
     fn finish(&mut self, images: &Path) -> Result<()> {
         set_apart(&Images::new(images))?;
-        lock::forget(&Images::new(images))?;
+        // It is worth some time of the restore, and no failure.
+        self.manifest.empty_table = !namespaces::own_network(self.request.root_pid)
+            && lock::forget(&Images::new(images)).unwrap_or(false);
         if self.request.memory == Memory::Foam {
             let images = Images::new(images);
             cure(&images, &self.store, &self.before)?;
