@@ -45,9 +45,11 @@ pub fn run(settings: &Settings) -> Result<Vec<Measure>> {
             let [simple, foam] = round[n];
             (foam.restore, simple.restore)
         });
-        add(format!("native.restore_{name}_vs_64m"), &|round| {
-            (round[n][1].restore, round[SMALL][1].restore)
-        });
+        if n != SMALL {
+            add(format!("native.restore_{name}_vs_64m"), &|round| {
+                (round[n][1].restore, round[SMALL][1].restore)
+            });
+        }
         add(
             format!("native.restore_{name}_and_drain_vs_plain"),
             &|round| {
